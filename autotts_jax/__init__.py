@@ -1,0 +1,1 @@
+"""Exact, vectorized replay of test-time scaling controllers in JAX."""

@@ -1,0 +1,285 @@
+"""Packs trajectories into padded device arrays, and orders of branches for their replay.
+
+`ReplayStore` is what the evaluator reads: arrays only. A `Dataset` is a store with the strings behind its ids,
+which stay on the host. `pack` makes one from `Trajectories`, `concatenate` joins several, `save` and `load` keep
+one on disk with Orbax.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Bool, Int, Int32, Key
+
+from autotts_jax.trajectories import MAX_TOKENS, TrajectoryError, Trajectories
+
+__all__ = [
+    "SLOTS",
+    "Dataset",
+    "ReplayStore",
+    "bootstrap_orders",
+    "concatenate",
+    "load",
+    "pack",
+    "published_orders",
+    "random_orders",
+    "save",
+]
+
+#: B, the slots of an episode: the most branches that one can open.
+SLOTS = 64
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReplayStore:
+    """Recorded branches of Q questions, padded to N branches and D intervals; a pytree of arrays.
+
+    Answer ids are per question and shuffled, so that an id tells neither right from wrong nor rare from frequent.
+
+    Attributes:
+      answers: ``[Q, N, D]`` id of the answer that interval d + 1 reveals, the final one last; −1 beyond the end.
+      intervals: ``[Q, N]`` intervals per branch (probes + 1); 0 where there is no branch.
+      tokens: ``[Q, N]`` total tokens per branch.
+      delta: ``[Q, N]`` Δ, tokens per interval.
+      gold: ``[Q]`` id of the gold answer; −1 if no branch ever gives it.
+      unparsable: ``[Q, A]`` whether an id stands for an answer that could not be parsed.
+    """
+
+    answers: Int[Array, "Q N D"]
+    intervals: Int32[Array, "Q N"]
+    tokens: Int32[Array, "Q N"]
+    delta: Int32[Array, "Q N"]
+    gold: Int32[Array, "Q"]
+    unparsable: Bool[Array, "Q A"]
+
+    @property
+    def branch_mask(self) -> Bool[Array, "Q N"]:
+        """Where there is a branch."""
+        return self.intervals > 0
+
+    @property
+    def question_mask(self) -> Bool[Array, "Q"]:
+        """Where there is a question."""
+        return (self.intervals > 0).any(axis=-1)
+
+    @property
+    def branches(self) -> Int32[Array, "Q"]:
+        """Branches per question."""
+        return (self.intervals > 0).sum(axis=-1, dtype=np.int32)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """A store with what the host remembers of it.
+
+    Attributes:
+      store: The arrays, in NumPy; `jax.device_put` moves them.
+      parts: Name and number of questions of each part (one model on one benchmark), in order.
+      texts: The questions.
+      golds: Their gold answers.
+      choices: Per question the answer strings by id.
+    """
+
+    store: ReplayStore
+    parts: tuple[tuple[str, int], ...]
+    texts: tuple[str, ...]
+    golds: tuple[str, ...]
+    choices: tuple[tuple[str, ...], ...]
+
+    def __len__(self) -> int:
+        """The number of questions."""
+        return len(self.texts)
+
+    def answer(self, question: int, answer_id: int) -> str | None:
+        """The string behind an answer id; None for NO_ANSWER."""
+        return self.choices[question][answer_id] if answer_id >= 0 else None
+
+
+def pack(trajectories: Trajectories, *, seed: int = 0) -> Dataset:
+    """Packs trajectories into arrays.
+
+    Args:
+      trajectories: Questions may differ in Δ and in their number of branches, branches in their depth.
+      seed: Of the shuffle that gives the answers their ids.
+
+    Raises:
+      TrajectoryError: if a branch is so long that sums over an episode would leave int32.
+    """
+    questions = trajectories.questions
+    Q, N = len(questions), max(len(q.intervals) for q in questions)
+    D, A = max(q.answers.shape[1] for q in questions), max(len(q.choices) for q in questions)
+    answers = np.full((Q, N, D), -1, np.int16 if A < 2**15 else np.int32)
+    intervals, tokens, delta = (np.zeros((Q, N), np.int32) for _ in range(3))
+    gold, unparsable = np.full(Q, -1, np.int32), np.zeros((Q, A), bool)
+    choices = []
+    for index, question in enumerate(questions):
+        n, d = question.answers.shape
+        longest = int(question.delta) * (int(question.intervals.max()) - 1)
+        if longest > MAX_TOKENS:
+            raise TrajectoryError(
+                f"{trajectories.name}: question {index}: a branch of {question.intervals.max() - 1} probes at "
+                f"Δ = {question.delta} is {longest} tokens long; at most {MAX_TOKENS} can be summed exactly."
+            )
+        ids = np.random.default_rng([seed, index]).permutation(len(question.choices))
+        answers[index, :n, :d] = np.where(question.answers >= 0, ids[question.answers], -1)
+        intervals[index, :n] = question.intervals
+        tokens[index, :n] = question.tokens
+        delta[index, :n] = question.delta
+        by_id = tuple(question.choices[i] for i in np.argsort(ids))
+        choices.append(by_id)
+        if question.gold in by_id:
+            gold[index] = by_id.index(question.gold)
+        unparsable[index, : len(by_id)] = [choice in trajectories.unparsable for choice in by_id]
+    return Dataset(
+        store=ReplayStore(
+            answers=answers, intervals=intervals, tokens=tokens, delta=delta, gold=gold, unparsable=unparsable
+        ),
+        parts=((trajectories.name, Q),),
+        texts=tuple(q.text for q in questions),
+        golds=tuple(q.gold for q in questions),
+        choices=tuple(choices),
+    )
+
+
+def concatenate(datasets: Sequence[Dataset]) -> Dataset:
+    """Joins datasets along the questions, padded to the largest; the parts keep their names."""
+    stores = [dataset.store for dataset in datasets]
+    fill = ReplayStore(answers=-1, intervals=0, tokens=0, delta=0, gold=-1, unparsable=False)
+
+    def join(value: int, *arrays: np.ndarray) -> np.ndarray:
+        shape = np.max([array.shape[1:] for array in arrays], axis=0).astype(int)
+        padding = [[(0, 0), *((0, s - a) for s, a in zip(shape, array.shape[1:], strict=True))] for array in arrays]
+        padded = [np.pad(a, p, constant_values=value) for a, p in zip(arrays, padding, strict=True)]
+        return np.concatenate(padded).astype(np.result_type(*arrays))
+
+    return Dataset(
+        store=jax.tree.map(join, fill, *stores),
+        parts=tuple(part for dataset in datasets for part in dataset.parts),
+        texts=tuple(text for dataset in datasets for text in dataset.texts),
+        golds=tuple(gold for dataset in datasets for gold in dataset.golds),
+        choices=tuple(choice for dataset in datasets for choice in dataset.choices),
+    )
+
+
+# --- branch orders: which branch a slot holds -------------------------------------------------------------------
+
+
+def published_orders(store: ReplayStore, shuffles: int) -> Int32[np.ndarray, "Q S B"]:
+    """The orders of the published tables: shuffle s of n branches is ``random.Random(s).shuffle`` of 0 … n − 1.
+
+    Slots beyond a question's branches hold −1.
+    """
+    counts = np.asarray(store.branches)
+    orders = np.full((len(counts), shuffles, SLOTS), -1, np.int32)
+    for n in np.unique(counts[counts > 0]):
+        rows = []
+        for s in range(shuffles):
+            row = list(range(n))
+            random.Random(s).shuffle(row)
+            rows.append(row[:SLOTS])
+        orders[counts == n, :, : min(n, SLOTS)] = rows
+    return orders
+
+
+@functools.partial(jax.jit, static_argnames="shuffles")
+def random_orders(
+    key: Key[Array, ""], store: ReplayStore, shuffles: int
+) -> Int32[Array, "Q S B"]:
+    """Uniform permutations of each question's branches, cut to the slots; −1 beyond the branches."""
+    Q, N = store.intervals.shape
+    there = jnp.asarray(store.intervals)[:, None, :] > 0
+    draws = jnp.where(there, jax.random.uniform(key, (Q, shuffles, N), jnp.float32), 2.0)
+    orders = jnp.argsort(draws, axis=-1).astype(jnp.int32)
+    orders = jnp.where(jnp.take_along_axis(draws, orders, axis=-1) < 2.0, orders, -1)[..., :SLOTS]
+    return jnp.pad(orders, [(0, 0), (0, 0), (0, max(SLOTS - N, 0))], constant_values=-1)
+
+
+@functools.partial(jax.jit, static_argnames="shuffles")
+def bootstrap_orders(
+    key: Key[Array, ""], store: ReplayStore, shuffles: int
+) -> Int32[Array, "Q S B"]:
+    """Resamples of each question's branches with replacement: every slot holds one, also beyond the pool's size."""
+    counts = jnp.sum(jnp.asarray(store.intervals) > 0, axis=-1, dtype=jnp.int32)[:, None, None]
+    draws = jax.random.uniform(key, (counts.shape[0], shuffles, SLOTS), jnp.float32)
+    picks = jnp.minimum((draws * counts.astype(jnp.float32)).astype(jnp.int32), counts - 1)
+    return jnp.where(counts > 0, picks, -1)
+
+
+# --- on disk ---------------------------------------------------------------------------------------------------------
+
+_FORMAT = 1
+
+
+def save(dataset: Dataset, path: str | os.PathLike[str], *, force: bool = False) -> None:
+    """Writes a dataset as an Orbax checkpoint directory, whole or not at all.
+
+    Args:
+      dataset: What to write.
+      path: The directory; it must not exist unless `force`.
+      force: Replace what is there.
+    """
+    import orbax.checkpoint as ocp  # it takes a second to import
+
+    strings = {key: getattr(dataset, key) for key in ("parts", "texts", "golds", "choices")}
+    arrays = {field.name: np.asarray(getattr(dataset.store, field.name)) for field in dataclasses.fields(ReplayStore)}
+    layout = {name: [str(array.dtype), *array.shape] for name, array in arrays.items()}
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        checkpointer.save(
+            Path(path).absolute(),
+            ocp.args.Composite(
+                arrays=ocp.args.StandardSave(arrays),
+                metadata=ocp.args.JsonSave({"autotts_jax": _FORMAT, "layout": layout, **strings}),
+            ),
+            force=force,
+        )
+
+
+def load(path: str | os.PathLike[str]) -> Dataset:
+    """Reads what `save` wrote and checks that arrays and metadata belong together.
+
+    Raises:
+      TrajectoryError: if the directory is no such checkpoint or its parts disagree.
+    """
+    import orbax.checkpoint as ocp
+
+    path = Path(path).absolute()
+    if not (path / "arrays").is_dir() or not (path / "metadata").is_dir():
+        raise TrajectoryError(f"{path}: not a store. Name a directory that `autotts_jax.save` wrote.")
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        # Metadata first: it says what the arrays must be before they are read.
+        metadata = checkpointer.restore(path, ocp.args.Composite(metadata=ocp.args.JsonRestore()))["metadata"]
+        if metadata.get("autotts_jax") != _FORMAT:
+            raise TrajectoryError(
+                f"{path}: field autotts_jax is {metadata.get('autotts_jax')!r}, not {_FORMAT}: "
+                "written by another version. Pack the trajectories again."
+            )
+        arrays = checkpointer.restore(path, ocp.args.Composite(arrays=ocp.args.StandardRestore()))["arrays"]
+    layout = {name: [str(array.dtype), *array.shape] for name, array in arrays.items()}
+    questions = {len(metadata[key]) for key in ("texts", "golds", "choices")} | {sum(n for _, n in metadata["parts"])}
+    for name, found in metadata["layout"].items():
+        if layout.get(name) != found:
+            raise TrajectoryError(
+                f"{path}: array {name} is {layout.get(name)}, the metadata say {found}. Pack the trajectories again."
+            )
+    if questions != {len(arrays["gold"])}:
+        raise TrajectoryError(
+            f"{path}: the metadata name {sorted(questions)} questions, the arrays hold {len(arrays['gold'])}. "
+            "Pack the trajectories again."
+        )
+    return Dataset(
+        store=ReplayStore(**arrays),
+        parts=tuple((name, n) for name, n in metadata["parts"]),
+        texts=tuple(metadata["texts"]),
+        golds=tuple(metadata["golds"]),
+        choices=tuple(map(tuple, metadata["choices"])),
+    )

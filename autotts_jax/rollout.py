@@ -1,0 +1,145 @@
+"""Episodes to outcomes: `evaluate`, one pure function of arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Int, Int32, PyTree
+
+from autotts_jax import environment
+from autotts_jax.controllers.base import Controller
+from autotts_jax.environment import SLOTS, Episode, Rules, StopReason
+from autotts_jax.replay import ReplayStore
+
+__all__ = ["Outcome", "evaluate", "rollout"]
+
+#: Episodes that run side by side: enough to fill the vector units, few enough to stay in the cache of a core.
+BLOCK = 512
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How episodes ended and what they cost; `evaluate` gives each field the shape ``[P, Q, S]``.
+
+    Attributes:
+      correct: Whether the answer is the gold answer (for an oracle: whether a branch read to its end gave it).
+      answer: Id of the answer, NO_ANSWER if there was none.
+      tokens: Tokens spent, by the cost model's accounting.
+      sequential_tokens: Tokens on the critical path, see `environment.sequential_tokens`.
+      cost: In the cost model's unit, probes included.
+      intervals: Σ ℓᵢ.
+      probes: |Ω|, the probes paid for; the answers of finished branches are no probes.
+      rounds: Calls of the controller.
+      opened: Branches opened.
+      pruned: Branches pruned.
+      refused: Atomic actions that were not admissible and were masked.
+      stop_reason: `StopReason`.
+    """
+
+    correct: Bool[Array, "P Q S"]
+    answer: Int32[Array, "P Q S"]
+    tokens: Int32[Array, "P Q S"]
+    sequential_tokens: Int32[Array, "P Q S"]
+    cost: Int32[Array, "P Q S"]
+    intervals: Int32[Array, "P Q S"]
+    probes: Int32[Array, "P Q S"]
+    rounds: Int32[Array, "P Q S"]
+    opened: Int32[Array, "P Q S"]
+    pruned: Int32[Array, "P Q S"]
+    refused: Int32[Array, "P Q S"]
+    stop_reason: Int32[Array, "P Q S"]
+
+
+def rollout(
+    controller: Controller, store: ReplayStore, episode: Episode, params: PyTree, rules: Rules
+) -> Outcome:
+    """Replays one episode under one parameter vector; every field of the outcome is a scalar."""
+
+    def running(carry: tuple[environment.State, PyTree]) -> Bool[Array, ""]:
+        return carry[0].stop_reason == StopReason.RUNNING
+
+    def one_round(carry: tuple[environment.State, PyTree]) -> tuple[environment.State, PyTree]:
+        state, memory = carry
+        obs = environment.observe(store, episode, state, rules)
+        memory, action = controller.step(params, memory, obs)
+        return environment.step(store, episode, state, action, rules, controller.probe_everything), memory
+
+    state, _ = jax.lax.while_loop(running, one_round, (environment.init(episode), controller.init(params)))
+    gold = store.gold[episode.question]
+    if controller.oracle:
+        read = (state.depth > 0) & (state.depth == episode.intervals)
+        correct = jnp.any(read & (state.answer == gold) & (gold >= 0))
+    else:
+        correct = (state.prediction == gold) & (gold >= 0)
+    return Outcome(
+        correct=correct,
+        answer=state.prediction,
+        tokens=environment.tokens(episode, state, rules),
+        sequential_tokens=environment.sequential_tokens(episode, state, rules),
+        cost=environment.cost(episode, state, rules),
+        intervals=jnp.sum(state.depth, dtype=jnp.int32),
+        probes=state.probes,
+        rounds=state.round,
+        opened=state.opened,
+        pruned=jnp.sum(state.pruned, dtype=jnp.int32),
+        refused=state.refused,
+        stop_reason=state.stop_reason,
+    )
+
+
+def evaluate(
+    controller: Controller,
+    store: ReplayStore,
+    params: PyTree,
+    orders: Int[Array, "Q S B"],
+    rules: Rules | None = None,
+) -> Outcome:
+    """Replays every parameter vector on every question under every branch order.
+
+    A pure function of arrays: it can be jitted (with `controller` static), vmapped over `params`, scanned over
+    and embedded. Nothing about the arrays' values is compiled in, so another β grid of the same size, or another
+    store of the same shape, runs the same program.
+
+    Args:
+      controller: What to replay.
+      store: The recorded branches, of Q questions.
+      params: As `controller.schedule` makes them, with a leading axis P on every leaf:
+        ``jax.vmap(controller.schedule)(betas)``.
+      orders: ``[Q, S, B]`` the branch that each slot holds, −1 for none: from `replay.published_orders` or its
+        siblings.
+      rules: What actions cost; the published tables' accounting without a budget if left out.
+
+    Returns:
+      The outcomes, every field ``[P, Q, S]``. Padded questions have no branch: they read nothing, answer
+      NO_ANSWER and are never right; leave them out of means with ``store.question_mask``.
+
+    Raises:
+      AssertionError: if the shapes do not fit, or `params` has no leading axis.
+    """
+    rules = Rules() if rules is None else rules
+    store, orders, params = jax.tree.map(jnp.asarray, (store, orders, params))
+    Q, S, _ = orders.shape
+    chex.assert_shape(orders, (len(store.gold), S, SLOTS), custom_message="orders must be [Q, S, SLOTS]")
+    chex.assert_tree_has_only_ndarrays(params)
+    leaves = jax.tree.leaves(params)
+    P = leaves[0].shape[0] if leaves else 1
+    for leaf in leaves:
+        chex.assert_shape(leaf, (P, ...), custom_message="every leaf of params needs the leading axis P")
+
+    def one(index: Int32[Array, ""]) -> Outcome:
+        p, q, s = index // (Q * S), index // S % Q, index % S
+        episode = environment.deal(store, q, orders[q, s])
+        return rollout(controller, store, episode, jax.tree.map(lambda leaf: leaf[p], params), rules)
+
+    episodes = P * Q * S
+    block = min(BLOCK, episodes)
+    # Whole blocks only: the last one repeats episodes, which costs less than compiling a second program.
+    indices = jnp.arange(math.ceil(episodes / block) * block, dtype=jnp.int32) % episodes
+    outcome = jax.lax.map(jax.vmap(one), indices.reshape(-1, block))
+    return jax.tree.map(lambda leaf: leaf.reshape(-1)[:episodes].reshape(P, Q, S), outcome)

@@ -1,0 +1,362 @@
+"""Recorded reasoning trajectories on the host: read, validate and write them. NumPy only, no JAX.
+
+Two formats are understood, told apart by their suffix:
+
+* ``.json``: the public AutoTTS release (arXiv 2605.08083), a list of questions with their branches;
+* ``.parquet``: our own, one row a question, columns of integers that index the question's distinct answers,
+  and what the recording was made with as JSON under the key ``autotts_jax`` of the file's metadata.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pydantic
+from jaxtyping import Int32
+
+__all__ = ["Question", "Trajectories", "TrajectoryError", "read", "write"]
+
+#: The answer strings that stand for "no answer could be parsed" in the public release.
+UNPARSABLE = ("ERR",)
+
+#: Bounds the packed arrays and int32 sums rely on (see `environment.finish_key` and `environment.spent`).
+MAX_INTERVALS = 4095
+MAX_TOKENS = 2**23
+
+
+class TrajectoryError(ValueError):
+    """A trajectory file or value that cannot be used; the message names file, field, value and remedy."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Question:
+    """One question with its recorded branches, in columns.
+
+    Attributes:
+      text: The question.
+      gold: The right answer; grading is string equality.
+      delta: Δ, tokens per interval.
+      choices: The distinct answers of the question, in the order of their first appearance.
+      answers: ``[N, D]`` indices into `choices`: ``answers[n, d]`` is what interval d + 1 of branch n reveals,
+        the final answer last; −1 beyond the branch's end.
+      intervals: ``[N]`` intervals per branch: its probes plus one.
+      tokens: ``[N]`` total tokens per branch.
+    """
+
+    text: str
+    gold: str
+    delta: int
+    choices: tuple[str, ...]
+    answers: Int32[np.ndarray, "N D"]
+    intervals: Int32[np.ndarray, "N"]
+    tokens: Int32[np.ndarray, "N"]
+
+    @classmethod
+    def from_branches(
+        cls, text: str, gold: str, delta: int, branches: Iterable[tuple[Sequence[str], int, str]]
+    ) -> Question:
+        """A question from branches of (probes, tokens, final answer), as the public release lists them."""
+        ids: dict[str, int] = {}
+        rows, tokens = [], []
+        for probes, spent, final in branches:
+            rows.append([ids.setdefault(answer, len(ids)) for answer in (*probes, final)])
+            tokens.append(spent)
+        intervals = np.array([len(row) for row in rows], np.int32)
+        answers = np.full((len(rows), max(intervals)), -1, np.int32)
+        for row, target in zip(rows, answers, strict=True):
+            target[: len(row)] = row
+        return cls(text, gold, delta, tuple(ids), answers, intervals, np.array(tokens, np.int32))
+
+    def branches(self) -> Iterator[tuple[list[str], int, str]]:
+        """The branches as (probes, tokens, final answer)."""
+        for row, intervals, tokens in zip(self.answers, self.intervals, self.tokens, strict=True):
+            *probes, final = (self.choices[i] for i in row[:intervals])
+            yield probes, int(tokens), final
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trajectories:
+    """The questions of one benchmark as one model answered them, and how they were recorded.
+
+    Attributes:
+      questions: At least one.
+      model: For instance ``Qwen3-8B``; empty if unknown.
+      benchmark: For instance ``aime24``; empty if unknown.
+      unparsable: The answer strings that mean that no answer could be parsed.
+      sampling: The sampling settings (temperature, top_p, …).
+      probe_suffix: The text appended to a branch to probe its answer.
+      grading: The rule by which an answer is right.
+    """
+
+    questions: Sequence[Question]
+    model: str = ""
+    benchmark: str = ""
+    unparsable: tuple[str, ...] = UNPARSABLE
+    sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    probe_suffix: str = ""
+    grading: str = "string equality"
+
+    @property
+    def name(self) -> str:
+        """``<model>/<benchmark>`` where known."""
+        return "/".join(part for part in (self.model, self.benchmark) if part) or "unnamed"
+
+
+def read(path: str | os.PathLike[str]) -> Trajectories:
+    """Reads a ``.json`` or ``.parquet`` file of trajectories and checks every field.
+
+    Model and benchmark of a JSON file, which does not name them, are taken from its path:
+    ``<model>/<benchmark>.json``.
+
+    Raises:
+      TrajectoryError: naming file, field, value and remedy.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise TrajectoryError(f"{path}: no such file. Check the path, or `autotts fetch` the public traces.")
+    if not path.is_file():
+        raise TrajectoryError(f"{path}: not a file. Name one .json or .parquet file.")
+    match path.suffix.lower():
+        case ".json":
+            return _read_json(path)
+        case ".parquet":
+            return _read_parquet(path)
+        case suffix:
+            raise TrajectoryError(f"{path}: suffix {suffix!r} is not understood. Use .json or .parquet.")
+
+
+def write(trajectories: Trajectories, path: str | os.PathLike[str]) -> None:
+    """Writes trajectories, whole or not at all, in the format that the suffix names (.json or .parquet).
+
+    JSON keeps the public release's fields only: what the recording was made with is lost there.
+    """
+    path = Path(path)
+    writers = {".json": _write_json, ".parquet": _write_parquet}
+    if path.suffix.lower() not in writers:
+        raise TrajectoryError(f"{path}: suffix {path.suffix!r} is not understood. Use .json or .parquet.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        unfinished = Path(file.name)
+    try:
+        writers[path.suffix.lower()](trajectories, unfinished)
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+# --- the public release's JSON -------------------------------------------------------------------------------
+
+_Tokens = Annotated[int, pydantic.Field(ge=1, le=MAX_TOKENS)]
+_Probes = Annotated[list[str], pydantic.Field(max_length=MAX_INTERVALS - 1)]
+
+
+class _JsonQuestion(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(strict=True)
+
+    question: str
+    gold_answer: str
+    probe_freq: Annotated[int, pydantic.Field(ge=1, le=MAX_TOKENS)]
+    each_branch: Annotated[list[tuple[_Probes, _Tokens, str]], pydantic.Field(min_length=1)]
+    final_answers_trace: list[str] | None = None
+
+
+_JSON_FILE = pydantic.TypeAdapter(Annotated[list[_JsonQuestion], pydantic.Field(min_length=1)])
+
+_REMEDY = {
+    "missing": "add the field",
+    "too_short": "there must be at least one",
+    "greater_than_equal": "record the branch again or drop it",
+    "json_invalid": "the file is not JSON or was cut short; fetch or write it again",
+}
+
+
+def _read_json(path: Path) -> Trajectories:
+    try:
+        # JSON mode is strict but for the tuples, which JSON writes as lists.
+        rows = _JSON_FILE.validate_json(path.read_bytes())
+    except pydantic.ValidationError as error:
+        raise TrajectoryError(_explain(path, error)) from None
+    questions = []
+    for index, row in enumerate(rows):
+        finals = [final for _, _, final in row.each_branch]
+        if row.final_answers_trace is not None and row.final_answers_trace != finals:
+            raise TrajectoryError(
+                f"{path}: question {index}, field final_answers_trace: it differs from the final answers in "
+                "each_branch. Write it from them, or leave it out."
+            )
+        questions.append(Question.from_branches(row.question, row.gold_answer, row.probe_freq, row.each_branch))
+    model = path.resolve().parent.name
+    return Trajectories(questions, model=model, benchmark=path.stem)
+
+
+def _explain(path: Path, error: pydantic.ValidationError) -> str:
+    """The first problem of a file in one line: where, what was found, what to do."""
+    problem = error.errors(include_url=False)[0]
+    place, where = list(problem["loc"]), []
+    if place and isinstance(place[0], int):
+        where.append(f"question {place.pop(0)}")
+    if place:
+        where.append(f"field {place.pop(0)}")
+    if place:
+        where.append(f"branch {place.pop(0)}")
+    if place:
+        where.append(("probes", "tokens", "final answer")[part] if (part := place.pop(0)) in (0, 1, 2) else str(part))
+    if place:
+        where.append(f"probe {place.pop(0)}")
+    found = "" if problem["type"] in ("missing", "json_invalid") else f" (found {_short(problem['input'])})"
+    remedy = _REMEDY.get(problem["type"], "see the data format in the README")
+    return f"{path}: {', '.join(where) or 'the file'}: {problem['msg']}{found}. Remedy: {remedy}."
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _write_json(trajectories: Trajectories, path: Path) -> None:
+    rows = []
+    for question in trajectories.questions:
+        branches = list(question.branches())
+        rows.append(
+            {
+                "question": question.text,
+                "gold_answer": question.gold,
+                "probe_freq": question.delta,
+                "each_branch": branches,
+                "final_answers_trace": [final for _, _, final in branches],
+            }
+        )
+    path.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+
+
+# --- our own Parquet -------------------------------------------------------------------------------------------
+
+_SCHEMA = pa.schema(
+    [
+        pa.field("question", pa.string(), nullable=False),
+        pa.field("gold", pa.string(), nullable=False),
+        pa.field("delta", pa.int32(), nullable=False),
+        pa.field("choices", pa.list_(pa.string()), nullable=False),
+        pa.field("intervals", pa.list_(pa.int32()), nullable=False),
+        pa.field("tokens", pa.list_(pa.int32()), nullable=False),
+        # The branches' answers end to end: sum(intervals) indices into choices.
+        pa.field("answers", pa.list_(pa.int32()), nullable=False),
+    ]
+)
+
+
+class _Recording(pydantic.BaseModel):
+    """What a recording was made with: the Parquet file's metadata."""
+
+    model_config = pydantic.ConfigDict(strict=True)
+
+    format: Annotated[int, pydantic.Field(ge=1, le=1)] = 1
+    model: str = ""
+    benchmark: str = ""
+    unparsable: list[str] = list(UNPARSABLE)
+    sampling: dict[str, Any] = {}
+    probe_suffix: str = ""
+    grading: str = "string equality"
+
+
+def _write_parquet(trajectories: Trajectories, path: Path) -> None:
+    recording = _Recording(
+        model=trajectories.model,
+        benchmark=trajectories.benchmark,
+        unparsable=list(trajectories.unparsable),
+        sampling=dict(trajectories.sampling),
+        probe_suffix=trajectories.probe_suffix,
+        grading=trajectories.grading,
+    )
+    rows = [
+        {
+            "question": q.text,
+            "gold": q.gold,
+            "delta": q.delta,
+            "choices": q.choices,
+            "intervals": q.intervals,
+            "tokens": q.tokens,
+            "answers": q.answers[q.answers >= 0],
+        }
+        for q in trajectories.questions
+    ]
+    schema = _SCHEMA.with_metadata({"autotts_jax": recording.model_dump_json()})
+    pq.write_table(pa.Table.from_pylist(rows, schema), path, compression="zstd")
+
+
+def _read_parquet(path: Path) -> Trajectories:
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise TrajectoryError(f"{path}: not a readable Parquet file ({error}). Write it again.") from None
+    for field in _SCHEMA:
+        if field.name not in table.column_names:
+            raise TrajectoryError(f"{path}: column {field.name} is missing. Write the file with trajectories.write.")
+        if (found := table.schema.field(field.name).type) != field.type:
+            raise TrajectoryError(f"{path}: column {field.name} is {found}, not {field.type}. Cast it.")
+        if table[field.name].null_count or (
+            pa.types.is_list(field.type) and pa.compute.list_flatten(table[field.name]).null_count
+        ):
+            raise TrajectoryError(f"{path}: column {field.name} holds nulls. Fill or drop those rows.")
+    if not table.num_rows:
+        raise TrajectoryError(f"{path}: it holds no question; there must be at least one.")
+    try:
+        recording = _Recording.model_validate_json((table.schema.metadata or {}).get(b"autotts_jax", b"{}"))
+    except pydantic.ValidationError as error:
+        raise TrajectoryError(_explain(path, error).replace("question", "metadata")) from None
+    columns = {field.name: table[field.name].combine_chunks() for field in _SCHEMA}
+    questions = []
+    for index in range(table.num_rows):
+        intervals, tokens, flat = (columns[key][index].values.to_numpy() for key in ("intervals", "tokens", "answers"))
+        choices = tuple(columns["choices"][index].as_py())
+        delta = columns["delta"][index].as_py()
+
+        def fail(field: str, what: str, index: int = index) -> None:
+            raise TrajectoryError(f"{path}: question {index}, column {field}: {what}. Write it again or drop the row.")
+
+        if not len(intervals):
+            fail("intervals", "no branch")
+        if len(tokens) != len(intervals):
+            fail("tokens", f"{len(tokens)} values for {len(intervals)} branches")
+        if not 1 <= intervals.min() <= intervals.max() <= MAX_INTERVALS:
+            fail("intervals", f"{intervals.min()} to {intervals.max()}, outside 1 to {MAX_INTERVALS}")
+        if not 1 <= tokens.min() <= tokens.max() <= MAX_TOKENS:
+            fail("tokens", f"{tokens.min()} to {tokens.max()}, outside 1 to {MAX_TOKENS}")
+        if not 1 <= delta <= MAX_TOKENS:
+            fail("delta", f"{delta}, outside 1 to {MAX_TOKENS}")
+        if len(flat) != intervals.sum():
+            fail("answers", f"{len(flat)} values for {intervals.sum()} intervals")
+        if not 0 <= flat.min() <= flat.max() < len(choices):
+            fail("answers", f"{flat.min()} to {flat.max()}, outside the {len(choices)} choices")
+        answers = np.full((len(intervals), intervals.max()), -1, np.int32)
+        answers[np.arange(answers.shape[1]) < intervals[:, None]] = flat
+        questions.append(
+            Question(
+                text=columns["question"][index].as_py(),
+                gold=columns["gold"][index].as_py(),
+                delta=delta,
+                choices=choices,
+                answers=answers,
+                intervals=intervals,
+                tokens=tokens,
+            )
+        )
+    return Trajectories(
+        questions,
+        model=recording.model,
+        benchmark=recording.benchmark,
+        unparsable=tuple(recording.unparsable),
+        sampling=recording.sampling,
+        probe_suffix=recording.probe_suffix,
+        grading=recording.grading,
+    )

@@ -1,1 +1,89 @@
-"""Exact, vectorized replay of test-time scaling controllers in JAX."""
+"""Exact, vectorized replay of test-time scaling controllers in JAX.
+
+Trajectories of a model (`read_trajectories`) are packed into arrays (`pack`); `sweep` replays controllers on them
+over a β grid and gives a table; `evaluate` is the same as one pure function, to be embedded in larger programs.
+A controller is three pure functions (`Controller`); `CONTROLLERS` holds the published ones and
+`check_controller` checks one of your own.
+"""
+
+from autotts_jax.controllers import CONTROLLERS, Controller, fresh_slots, sample_count
+from autotts_jax.environment import (
+    NO_ANSWER,
+    READ_TO_END,
+    SLOTS,
+    UNLIMITED,
+    Action,
+    CostModel,
+    Observation,
+    Rules,
+    StopReason,
+    act,
+)
+from autotts_jax.fetch import FetchError, fetch
+from autotts_jax.replay import (
+    Dataset,
+    ReplayStore,
+    bootstrap_orders,
+    concatenate,
+    load,
+    open_datasets,
+    pack,
+    published_orders,
+    random_orders,
+    save,
+)
+from autotts_jax.rollout import Outcome, evaluate
+from autotts_jax.sweep import BETAS, Results, Setting, sweep
+from autotts_jax.testing import ContractError, check_controller
+from autotts_jax.trajectories import InputError, Question, Trajectories
+from autotts_jax.trajectories import read as read_trajectories
+from autotts_jax.trajectories import write as write_trajectories
+from autotts_jax.voting import confidence, entropy, plurality, pool_tally, votes, weighted_plurality
+
+__all__ = [
+    "BETAS",
+    "CONTROLLERS",
+    "NO_ANSWER",
+    "READ_TO_END",
+    "SLOTS",
+    "UNLIMITED",
+    "Action",
+    "ContractError",
+    "Controller",
+    "CostModel",
+    "Dataset",
+    "FetchError",
+    "InputError",
+    "Observation",
+    "Outcome",
+    "Question",
+    "ReplayStore",
+    "Results",
+    "Rules",
+    "Setting",
+    "StopReason",
+    "Trajectories",
+    "act",
+    "bootstrap_orders",
+    "check_controller",
+    "concatenate",
+    "confidence",
+    "entropy",
+    "evaluate",
+    "fetch",
+    "fresh_slots",
+    "load",
+    "open_datasets",
+    "pack",
+    "plurality",
+    "pool_tally",
+    "published_orders",
+    "random_orders",
+    "read_trajectories",
+    "sample_count",
+    "save",
+    "sweep",
+    "votes",
+    "weighted_plurality",
+    "write_trajectories",
+]

@@ -64,6 +64,7 @@ __all__ = [
     "act",
     "cost",
     "deal",
+    "example_observation",
     "init",
     "observe",
     "sequential_tokens",
@@ -242,6 +243,27 @@ def act(
         probe=jnp.broadcast_to(go & jnp.asarray(probe, bool), SLOTS),
         stop=stop,
         answer=jnp.asarray(answer, jnp.int32),
+    )
+
+
+def example_observation() -> Observation:
+    """An observation of shapes and dtypes only, to trace a controller's `step` with."""
+    scalar, slots = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((SLOTS,), jnp.int32)
+    flags = jax.ShapeDtypeStruct((SLOTS,), jnp.bool_)
+    return Observation(
+        round=scalar,
+        opened=scalar,
+        unopened=scalar,
+        depth=slots,
+        answer=slots,
+        unparsable=flags,
+        active=flags,
+        finished=flags,
+        pruned=flags,
+        pool_votes=slots,
+        finished_at=slots,
+        tokens=scalar,
+        budget_left=scalar,
     )
 
 

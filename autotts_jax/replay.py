@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Int, Int32, Key
 
-from autotts_jax.trajectories import MAX_TOKENS, TrajectoryError, Trajectories
+from autotts_jax.trajectories import MAX_TOKENS, InputError, Trajectories, read
 
 __all__ = [
     "SLOTS",
@@ -29,6 +29,7 @@ __all__ = [
     "bootstrap_orders",
     "concatenate",
     "load",
+    "open_datasets",
     "pack",
     "published_orders",
     "random_orders",
@@ -113,7 +114,7 @@ def pack(trajectories: Trajectories, *, seed: int = 0) -> Dataset:
       seed: Of the shuffle that gives the answers their ids.
 
     Raises:
-      TrajectoryError: if a branch is so long that sums over an episode would leave int32.
+      InputError: if a branch is so long that sums over an episode would leave int32.
     """
     questions = trajectories.questions
     Q, N = len(questions), max(len(q.intervals) for q in questions)
@@ -126,7 +127,7 @@ def pack(trajectories: Trajectories, *, seed: int = 0) -> Dataset:
         n, d = question.answers.shape
         longest = int(question.delta) * (int(question.intervals.max()) - 1)
         if longest > MAX_TOKENS:
-            raise TrajectoryError(
+            raise InputError(
                 f"{trajectories.name}: question {index}: a branch of {question.intervals.max() - 1} probes at "
                 f"Δ = {question.delta} is {longest} tokens long; at most {MAX_TOKENS} can be summed exactly."
             )
@@ -248,18 +249,18 @@ def load(path: str | os.PathLike[str]) -> Dataset:
     """Reads what `save` wrote and checks that arrays and metadata belong together.
 
     Raises:
-      TrajectoryError: if the directory is no such checkpoint or its parts disagree.
+      InputError: if the directory is no such checkpoint or its parts disagree.
     """
     import orbax.checkpoint as ocp
 
     path = Path(path).absolute()
     if not (path / "arrays").is_dir() or not (path / "metadata").is_dir():
-        raise TrajectoryError(f"{path}: not a store. Name a directory that `autotts_jax.save` wrote.")
+        raise InputError(f"{path}: not a store. Name a directory that `autotts_jax.save` wrote.")
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         # Metadata first: it says what the arrays must be before they are read.
         metadata = checkpointer.restore(path, ocp.args.Composite(metadata=ocp.args.JsonRestore()))["metadata"]
         if metadata.get("autotts_jax") != _FORMAT:
-            raise TrajectoryError(
+            raise InputError(
                 f"{path}: field autotts_jax is {metadata.get('autotts_jax')!r}, not {_FORMAT}: "
                 "written by another version. Pack the trajectories again."
             )
@@ -268,11 +269,11 @@ def load(path: str | os.PathLike[str]) -> Dataset:
     questions = {len(metadata[key]) for key in ("texts", "golds", "choices")} | {sum(n for _, n in metadata["parts"])}
     for name, found in metadata["layout"].items():
         if layout.get(name) != found:
-            raise TrajectoryError(
+            raise InputError(
                 f"{path}: array {name} is {layout.get(name)}, the metadata say {found}. Pack the trajectories again."
             )
     if questions != {len(arrays["gold"])}:
-        raise TrajectoryError(
+        raise InputError(
             f"{path}: the metadata name {sorted(questions)} questions, the arrays hold {len(arrays['gold'])}. "
             "Pack the trajectories again."
         )
@@ -283,3 +284,20 @@ def load(path: str | os.PathLike[str]) -> Dataset:
         golds=tuple(metadata["golds"]),
         choices=tuple(map(tuple, metadata["choices"])),
     )
+
+
+def open_datasets(path: str | os.PathLike[str]) -> list[Dataset]:
+    """What a path holds: a trajectory file, a store that `save` wrote, or a directory of files, read in order of name.
+
+    Raises:
+      InputError: naming file, field, value and remedy.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return [pack(read(path))]
+    if (path / "metadata").is_dir():
+        return [load(path)]
+    files = sorted(file for suffix in ("json", "parquet") for file in path.rglob(f"*.{suffix}"))
+    if not files:
+        raise InputError(f"{path}: no .json or .parquet file in this directory. Check the path.")
+    return [pack(read(file)) for file in files]

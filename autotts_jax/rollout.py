@@ -13,10 +13,10 @@ from jaxtyping import Bool, Int, Int32, PyTree
 
 from autotts_jax import environment
 from autotts_jax.controllers.base import Controller
-from autotts_jax.environment import SLOTS, Episode, Rules, StopReason
+from autotts_jax.environment import SLOTS, Action, Episode, Rules, State, StopReason
 from autotts_jax.replay import ReplayStore
 
-__all__ = ["Outcome", "evaluate", "rollout"]
+__all__ = ["Outcome", "Record", "evaluate", "record", "rollout"]
 
 #: Episodes that run side by side: enough to fill the vector units, few enough to stay in the cache of a core.
 BLOCK = 512
@@ -61,24 +61,74 @@ def rollout(
 ) -> Outcome:
     """Replays one episode under one parameter vector; every field of the outcome is a scalar."""
 
-    def running(carry: tuple[environment.State, PyTree]) -> Bool[Array, ""]:
+    def running(carry: tuple[State, PyTree]) -> Bool[Array, ""]:
         return carry[0].stop_reason == StopReason.RUNNING
 
-    def one_round(carry: tuple[environment.State, PyTree]) -> tuple[environment.State, PyTree]:
-        state, memory = carry
-        obs = environment.observe(store, episode, state, rules)
-        memory, action = controller.step(params, memory, obs)
-        return environment.step(store, episode, state, action, rules, controller.probe_everything), memory
+    def one_round(carry: tuple[State, PyTree]) -> tuple[State, PyTree]:
+        state, memory, _ = _one_round(controller, store, episode, params, rules, *carry)
+        return state, memory
 
-    state, _ = jax.lax.while_loop(running, one_round, (environment.init(episode), controller.init(params)))
+    start = environment.init(episode), controller.init(params)
+    state, _ = jax.lax.while_loop(running, one_round, start)
+    return _outcome(controller, store, episode, state, rules)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Record:
+    """What happened in each round of an episode; every array has the rounds as its leading axis T.
+
+    Rows after the episode's end repeat its last state; ``state.round`` tells them.
+
+    Attributes:
+      action: What the controller asked for.
+      memory: What it remembered after that.
+      state: The state after the round.
+    """
+
+    action: Action
+    memory: PyTree
+    state: State
+
+
+def record(
+    controller: Controller, store: ReplayStore, episode: Episode, params: PyTree, rules: Rules, rounds: int
+) -> tuple[Outcome, Record]:
+    """`rollout` that keeps every round, for at most so many rounds (static)."""
+
+    def one_round(carry: tuple[State, PyTree], _: None) -> tuple[tuple[State, PyTree], Record]:
+        state, memory, action = _one_round(controller, store, episode, params, rules, *carry)
+        return (state, memory), Record(action=action, memory=memory, state=state)
+
+    start = environment.init(episode), controller.init(params)
+    (state, _), rows = jax.lax.scan(one_round, start, length=rounds)
+    return _outcome(controller, store, episode, state, rules), rows
+
+
+def _one_round(
+    controller: Controller,
+    store: ReplayStore,
+    episode: Episode,
+    params: PyTree,
+    rules: Rules,
+    state: State,
+    memory: PyTree,
+) -> tuple[State, PyTree, Action]:
+    obs = environment.observe(store, episode, state, rules)
+    memory, action = controller.step(params, memory, obs)
+    state = environment.step(store, episode, state, action, rules, controller.probe_everything)
+    return state, memory, action
+
+
+def _outcome(
+    controller: Controller, store: ReplayStore, episode: Episode, state: State, rules: Rules
+) -> Outcome:
+    """What an ended episode comes to."""
     gold = store.gold[episode.question]
-    if controller.oracle:
-        read = (state.depth > 0) & (state.depth == episode.intervals)
-        correct = jnp.any(read & (state.answer == gold) & (gold >= 0))
-    else:
-        correct = (state.prediction == gold) & (gold >= 0)
+    read = (state.depth > 0) & (state.depth == episode.intervals)
+    hit = jnp.any(read & (state.answer == gold)) if controller.oracle else state.prediction == gold
     return Outcome(
-        correct=correct,
+        correct=hit & (gold >= 0),
         answer=state.prediction,
         tokens=environment.tokens(episode, state, rules),
         sequential_tokens=environment.sequential_tokens(episode, state, rules),

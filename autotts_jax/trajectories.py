@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import pydantic
 from jaxtyping import Int32
 
-__all__ = ["Question", "Trajectories", "TrajectoryError", "read", "write"]
+__all__ = ["InputError", "Question", "Trajectories", "describe", "read", "write"]
 
 #: The answer strings that stand for "no answer could be parsed" in the public release.
 UNPARSABLE = ("ERR",)
@@ -33,8 +33,8 @@ MAX_INTERVALS = 4095
 MAX_TOKENS = 2**23
 
 
-class TrajectoryError(ValueError):
-    """A trajectory file or value that cannot be used; the message names file, field, value and remedy."""
+class InputError(ValueError):
+    """Bad input; the message names the file, field and value, and what to do."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -118,20 +118,20 @@ def read(path: str | os.PathLike[str]) -> Trajectories:
     ``<model>/<benchmark>.json``.
 
     Raises:
-      TrajectoryError: naming file, field, value and remedy.
+      InputError: naming file, field, value and remedy.
     """
     path = Path(path)
     if not path.exists():
-        raise TrajectoryError(f"{path}: no such file. Check the path, or `autotts fetch` the public traces.")
+        raise InputError(f"{path}: no such file. Check the path, or `autotts fetch` the public traces.")
     if not path.is_file():
-        raise TrajectoryError(f"{path}: not a file. Name one .json or .parquet file.")
+        raise InputError(f"{path}: not a file. Name one .json or .parquet file.")
     match path.suffix.lower():
         case ".json":
             return _read_json(path)
         case ".parquet":
             return _read_parquet(path)
         case suffix:
-            raise TrajectoryError(f"{path}: suffix {suffix!r} is not understood. Use .json or .parquet.")
+            raise InputError(f"{path}: suffix {suffix!r} is not understood. Use .json or .parquet.")
 
 
 def write(trajectories: Trajectories, path: str | os.PathLike[str]) -> None:
@@ -142,7 +142,7 @@ def write(trajectories: Trajectories, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     writers = {".json": _write_json, ".parquet": _write_parquet}
     if path.suffix.lower() not in writers:
-        raise TrajectoryError(f"{path}: suffix {path.suffix!r} is not understood. Use .json or .parquet.")
+        raise InputError(f"{path}: suffix {path.suffix!r} is not understood. Use .json or .parquet.")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
         unfinished = Path(file.name)
@@ -152,6 +152,58 @@ def write(trajectories: Trajectories, path: str | os.PathLike[str]) -> None:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+def describe(trajectories: Trajectories) -> dict[str, str]:
+    """What trajectories hold, as label and text: counts, lengths, accuracies, and what is odd about them."""
+    questions = trajectories.questions
+    branches = np.array([len(q.intervals) for q in questions])
+    probes = np.concatenate([q.intervals - 1 for q in questions])
+    tokens = np.concatenate([q.tokens for q in questions])
+    rest = np.concatenate([q.tokens - q.delta * (q.intervals - 1) for q in questions])
+    deltas = np.array([q.delta for q in questions])
+    distinct = np.array([len(q.choices) for q in questions])
+    finals = [q.answers[np.arange(len(q.intervals)), q.intervals - 1] for q in questions]
+    right = [np.array([choice == q.gold for choice in q.choices])[f] for q, f in zip(questions, finals, strict=True)]
+    leaders = [np.bincount(f).argmax() for f in finals]
+    majority = [q.choices[leader] == q.gold for q, leader in zip(questions, leaders, strict=True)]
+    bad = [np.array([choice in trajectories.unparsable for choice in q.choices]) for q in questions]
+    unparsable = np.concatenate([b[q.answers[q.answers >= 0]] for q, b in zip(questions, bad, strict=True)])
+    unsettled = np.concatenate(
+        [
+            q.answers[np.arange(len(f)), np.maximum(q.intervals - 2, 0)] != f
+            for q, f in zip(questions, finals, strict=True)
+        ]
+    )
+
+    def spread(values: np.ndarray) -> str:
+        low, high = values.min(), values.max()
+        return f"{low}" if low == high else f"{low} to {high}, mean {values.mean():.1f}"
+
+    def share(flags: np.ndarray) -> str:
+        return f"{flags.sum()} ({100 * flags.mean():.1f} %)"
+
+    return {
+        "name": trajectories.name,
+        "questions": str(len(questions)),
+        "branches per question": spread(branches),
+        "Δ, tokens per interval": spread(deltas),
+        "probes per branch": spread(probes),
+        "tokens per branch": spread(tokens),
+        "distinct answers per question": spread(distinct),
+        "one branch is right": f"{100 * np.mean([r.mean() for r in right]):.2f} %",
+        "the plurality is right": f"{100 * np.mean(majority):.2f} %",
+        "any branch is right": f"{100 * np.mean([r.any() for r in right]):.2f} %",
+        "questions whose gold answer no branch ever gives": str(sum(q.gold not in q.choices for q in questions)),
+        f"unparsable answers ({', '.join(trajectories.unparsable)})": share(unparsable),
+        "branches whose last probe differs from the final answer": share(unsettled),
+        "branches probed beyond their tokens": share(rest < 0),
+        "branches with more than Δ tokens after the last probe": share(rest > np.repeat(deltas, branches)),
+        "questions that occur twice": str(len(questions) - len({q.text for q in questions})),
+        "sampling": json.dumps(dict(trajectories.sampling)) if trajectories.sampling else "not recorded",
+        "probe suffix": repr(trajectories.probe_suffix) if trajectories.probe_suffix else "not recorded",
+        "grading": trajectories.grading,
+    }
 
 
 # --- the public release's JSON -------------------------------------------------------------------------------
@@ -185,12 +237,12 @@ def _read_json(path: Path) -> Trajectories:
         # JSON mode is strict but for the tuples, which JSON writes as lists.
         rows = _JSON_FILE.validate_json(path.read_bytes())
     except pydantic.ValidationError as error:
-        raise TrajectoryError(_explain(path, error)) from None
+        raise InputError(_explain(path, error)) from None
     questions = []
     for index, row in enumerate(rows):
         finals = [final for _, _, final in row.each_branch]
         if row.final_answers_trace is not None and row.final_answers_trace != finals:
-            raise TrajectoryError(
+            raise InputError(
                 f"{path}: question {index}, field final_answers_trace: it differs from the final answers in "
                 "each_branch. Write it from them, or leave it out."
             )
@@ -298,22 +350,22 @@ def _read_parquet(path: Path) -> Trajectories:
     try:
         table = pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise TrajectoryError(f"{path}: not a readable Parquet file ({error}). Write it again.") from None
+        raise InputError(f"{path}: not a readable Parquet file ({error}). Write it again.") from None
     for field in _SCHEMA:
         if field.name not in table.column_names:
-            raise TrajectoryError(f"{path}: column {field.name} is missing. Write the file with trajectories.write.")
+            raise InputError(f"{path}: column {field.name} is missing. Write the file with trajectories.write.")
         if (found := table.schema.field(field.name).type) != field.type:
-            raise TrajectoryError(f"{path}: column {field.name} is {found}, not {field.type}. Cast it.")
+            raise InputError(f"{path}: column {field.name} is {found}, not {field.type}. Cast it.")
         if table[field.name].null_count or (
             pa.types.is_list(field.type) and pa.compute.list_flatten(table[field.name]).null_count
         ):
-            raise TrajectoryError(f"{path}: column {field.name} holds nulls. Fill or drop those rows.")
+            raise InputError(f"{path}: column {field.name} holds nulls. Fill or drop those rows.")
     if not table.num_rows:
-        raise TrajectoryError(f"{path}: it holds no question; there must be at least one.")
+        raise InputError(f"{path}: it holds no question; there must be at least one.")
     try:
         recording = _Recording.model_validate_json((table.schema.metadata or {}).get(b"autotts_jax", b"{}"))
     except pydantic.ValidationError as error:
-        raise TrajectoryError(_explain(path, error).replace("question", "metadata")) from None
+        raise InputError(_explain(path, error).replace("question", "metadata")) from None
     columns = {field.name: table[field.name].combine_chunks() for field in _SCHEMA}
     questions = []
     for index in range(table.num_rows):
@@ -322,7 +374,7 @@ def _read_parquet(path: Path) -> Trajectories:
         delta = columns["delta"][index].as_py()
 
         def fail(field: str, what: str, index: int = index) -> None:
-            raise TrajectoryError(f"{path}: question {index}, column {field}: {what}. Write it again or drop the row.")
+            raise InputError(f"{path}: question {index}, column {field}: {what}. Write it again or drop the row.")
 
         if not len(intervals):
             fail("intervals", "no branch")

@@ -2,13 +2,13 @@
 
 from autotts_jax.controllers.adaptive_consistency import ADAPTIVE_CONSISTENCY
 from autotts_jax.controllers.answer_consistency import ANSWER_CONSISTENCY
-from autotts_jax.controllers.base import Controller, fresh_slots, sample_count
+from autotts_jax.controllers.base import Controller, check_shapes, fresh_slots, sample_count
 from autotts_jax.controllers.confidence_momentum import CONFIDENCE_MOMENTUM
 from autotts_jax.controllers.early_stopping import EARLY_STOPPING
 from autotts_jax.controllers.parallel_probe import PARALLEL_PROBE
 from autotts_jax.controllers.self_consistency import ORACLE, SELF_CONSISTENCY
 
-__all__ = ["CONTROLLERS", "Controller", "fresh_slots", "sample_count"]
+__all__ = ["CONTROLLERS", "Controller", "check_shapes", "fresh_slots", "sample_count"]
 
 CONTROLLERS: dict[str, Controller] = {
     controller.name: controller

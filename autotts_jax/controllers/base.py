@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float32, Int32, PyTree
 
-from autotts_jax.environment import SLOTS, Action, Observation
+from autotts_jax.environment import SLOTS, Action, Observation, act, example_observation
+from autotts_jax.trajectories import InputError
 
-__all__ = ["Controller", "fresh_slots", "sample_count"]
+__all__ = ["Controller", "check_shapes", "fresh_slots", "sample_count"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,3 +66,63 @@ def fresh_slots(obs: Observation, branches: ArrayLike) -> Bool[Array, "B"]:
     """The slots that opening so many branches opens."""
     slots = jnp.arange(SLOTS, dtype=jnp.int32)
     return (slots >= obs.opened) & (slots < obs.opened + branches)
+
+
+def check_shapes(controller: Controller) -> None:
+    """Checks what can be told without running a controller: that its functions fit together.
+
+    Raises:
+      InputError: naming the function, what it does wrong, and what to change.
+    """
+    beta = jax.ShapeDtypeStruct((), jnp.float32)
+    params = _traced(controller, "schedule", beta)
+    if not jax.tree.leaves(params):
+        raise InputError(f"{controller.name}.schedule returns no parameters. Return a NamedTuple of scalars.")
+    for name, leaf in _leaves(params):
+        if leaf.shape or leaf.dtype not in (jnp.int32, jnp.float32):
+            raise InputError(
+                f"{controller.name}.schedule: {name} is {leaf.dtype}{list(leaf.shape)}. Make it an int32 or float32 "
+                "scalar, as jnp.round(…).astype(jnp.int32) does."
+            )
+    memory = _traced(controller, "init", params)
+    obs = example_observation()
+    result = _traced(controller, "step", params, memory, obs)
+    if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Action):
+        raise InputError(f"{controller.name}.step does not return (memory, Action). Build the Action with act(obs, …).")
+    _same(f"{controller.name}.step: memory", "as init makes it", memory, result[0])
+    action = jax.eval_shape(lambda obs: act(obs, answer=0), obs)
+    _same(f"{controller.name}.step: action", "as act(obs, …) makes it", action, result[1])
+
+
+def _traced(controller: Controller, function: str, *args: PyTree) -> PyTree:
+    """The shapes that a function of the controller returns; what it raises, in one line that names the place."""
+    try:
+        return jax.eval_shape(getattr(controller, function), *args)
+    except Exception as error:
+        code = getattr(getattr(controller, function), "__code__", None)
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if code and f.filename == code.co_filename]
+        place = f" (line {frames[-1].lineno}: {frames[-1].line})" if frames else ""
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{controller.name}.{function}{place} raises {type(error).__name__}: {why} "
+            "It must be traceable by JAX: jnp.where for if, fixed shapes."
+        ) from error
+
+
+def _same(what: str, how: str, expected: PyTree, found: PyTree) -> None:
+    if jax.tree.structure(expected) != jax.tree.structure(found):
+        raise InputError(
+            f"{what} changes its structure: {jax.tree.structure(found)} instead of {jax.tree.structure(expected)}. "
+            f"Return it {how}."
+        )
+    for (name, a), (_, b) in zip(_leaves(expected), _leaves(found), strict=True):
+        if (a.shape, a.dtype) != (b.shape, b.dtype):
+            raise InputError(
+                f"{what}: {name or 'the value'} is {b.dtype}{list(b.shape)} instead of {a.dtype}{list(a.shape)}. "
+                f"Return it {how}; name the dtype."
+            )
+
+
+def _leaves(tree: PyTree) -> list[tuple[str, Any]]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]

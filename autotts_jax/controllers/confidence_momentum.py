@@ -50,7 +50,8 @@ def schedule(beta: Float32[Array, ""]) -> Params:
         return jnp.maximum(least, jnp.round(start + slope * beta).astype(jnp.int32))
 
     def real(start: float, slope: float) -> Float32[Array, ""]:
-        return (jnp.round((start + slope * beta) * 10_000) / 10_000).astype(jnp.float32)
+        # XLA turns a division by a constant into a product that may miss the nearest number, so it is no constant.
+        return (jnp.round((start + slope * beta) * 10_000) / (10_000 + 0 * beta)).astype(jnp.float32)
 
     return Params(
         n_init=whole(2, 2, 6),

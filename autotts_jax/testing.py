@@ -1,0 +1,283 @@
+"""The contract of a controller as an executable check, for users, tests and the search."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import PyTree
+
+from autotts_jax import environment
+from autotts_jax.controllers.base import Controller, check_shapes
+from autotts_jax.environment import NO_ANSWER, SLOTS, Rules, StopReason
+from autotts_jax.replay import ReplayStore, published_orders
+from autotts_jax.rollout import Outcome, Record, evaluate, record
+from autotts_jax.trajectories import InputError
+
+__all__ = ["ContractError", "Report", "check_controller"]
+
+_BETAS = np.linspace(0, 1, 101, dtype=np.float32)
+_FEW_BETAS = np.linspace(0, 1, 3, dtype=np.float32)
+_ROUNDS = 600
+
+_Run = Callable[[ReplayStore, PyTree, np.ndarray], Outcome]
+
+
+class ContractError(InputError):
+    """A controller breaks the contract; the message says how, and what to change."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What `check_controller` found.
+
+    Attributes:
+      passed: The checks, in words.
+      notes: What is legal but wasteful or strange.
+    """
+
+    passed: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def check_controller(controller: Controller) -> Report:
+    """Checks a controller against the contract, on a small random world.
+
+    Raises:
+      ContractError: at the first rule that is broken.
+    """
+    try:
+        check_shapes(controller)
+    except InputError as error:
+        raise ContractError(str(error)) from error
+    store = _world()
+    params = _check_schedule(controller)
+    outcome, rows = _replay(controller, store, params)
+    traces: list[ReplayStore] = []
+
+    @jax.jit
+    def run(store: ReplayStore, params: PyTree, orders: Array) -> Outcome:
+        traces.append(store)
+        return evaluate(controller, store, params, orders)
+
+    checks: dict[str, Callable[[], None]] = {
+        "no array is closed over": lambda: _check_closure(controller),
+        "no NaN": lambda: _check_finite(controller, rows),
+        "every episode ends": lambda: _check_end(controller, outcome),
+        "only revealed answers are given": lambda: _check_answers(controller, outcome, rows),
+        "ended episodes absorb": lambda: _check_absorption(controller, store, params, outcome, run),
+        "what was not paid for changes nothing": lambda: _check_hidden(controller, store, params, outcome, rows, run),
+        "nothing retraces over β": lambda: _check_retrace(controller, traces),
+        "padding changes nothing": lambda: _check_padding(controller, store, params, outcome, run),
+        "it can be exported": lambda: _check_export(controller),
+    }
+    for check in checks.values():
+        check()
+    notes = []
+    if refused := int(outcome.refused.sum()):
+        notes.append(f"{refused} inadmissible actions were masked; ask obs.active and obs.unopened first.")
+    if idle := int((outcome.stop_reason == StopReason.IDLE).sum()):
+        notes.append(f"{idle} of {outcome.stop_reason.size} episodes ended by a round that changed nothing, not by stop.")
+    if not int(outcome.opened.sum()):
+        notes.append("no branch was ever opened.")
+    return Report(("shapes and dtypes are fixed", "schedule is finite and monotone in β", *checks), tuple(notes))
+
+
+def _world(questions: int = 4, branches: int = 80, depth: int = 24, seed: int = 0) -> ReplayStore:
+    """A small random store: few answers that settle, ragged depths, one question short of branches."""
+    rng = np.random.default_rng(seed)
+    Q, N, D = questions, branches, depth
+    intervals = rng.integers(1, D + 1, (Q, N)).astype(np.int32)
+    intervals[-1, 5:] = 0
+    final = rng.choice(6, (Q, N, 1), p=(0.4, 0.2, 0.2, 0.1, 0.05, 0.05))
+    settled = rng.random((Q, N, D)) < np.linspace(0.2, 1, D)
+    answers = np.where(settled, final, rng.integers(0, 6, (Q, N, D)))
+    step = np.arange(D)
+    answers = np.where(step == intervals[..., None] - 1, final, answers)
+    return ReplayStore(
+        answers=np.where(step < intervals[..., None], answers, -1).astype(np.int16),
+        intervals=intervals,
+        tokens=np.where(intervals > 0, (intervals - 1) * 100 + rng.integers(1, 250, (Q, N)), 0).astype(np.int32),
+        delta=np.where(intervals > 0, 100, 0).astype(np.int32),
+        gold=np.zeros(Q, np.int32),
+        unparsable=np.tile(np.arange(6) == 5, (Q, 1)),
+    )
+
+
+def _orders(store: ReplayStore) -> np.ndarray:
+    return published_orders(store, 1)
+
+
+def _replay(controller: Controller, store: ReplayStore, params: PyTree) -> tuple[Outcome, Record]:
+    """Outcomes ``[P, Q]`` and records ``[P, Q, T, …]`` of one shuffle, round by round."""
+    orders = jnp.asarray(_orders(store))
+    device_store = jax.tree.map(jnp.asarray, store)
+
+    def one(p: PyTree, q: Array) -> tuple[Outcome, Record]:
+        episode = environment.deal(device_store, q, orders[q, 0])
+        return record(controller, device_store, episode, p, Rules(), _ROUNDS)
+
+    questions = jnp.arange(len(orders), dtype=jnp.int32)
+    replay = jax.vmap(jax.vmap(one, in_axes=(None, 0)), in_axes=(0, None))
+    return jax.device_get(jax.jit(replay)(params, questions))
+
+
+def _check_schedule(controller: Controller) -> PyTree:
+    """Finite and monotone over a fine grid; returns the parameters of a few β."""
+    params = jax.device_get(jax.jit(jax.vmap(controller.schedule))(_BETAS))
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        if not np.all(np.isfinite(leaf)):
+            beta = _BETAS[np.argmin(np.isfinite(leaf))]
+            raise ContractError(f"{controller.name}.schedule: {name} is not finite at β = {beta:.2f}. Bound it.")
+        steps = np.diff(leaf.astype(np.float64))
+        if np.any(steps > 0) and np.any(steps < 0):
+            turn = _BETAS[1 + np.argmax(steps < 0 if steps[np.nonzero(steps)[0][0]] > 0 else steps > 0)]
+            raise ContractError(
+                f"{controller.name}.schedule: {name} is not monotone in β: it turns at β = {turn:.2f}. "
+                "Let every parameter only grow or only shrink with β."
+            )
+        low, high = controller.bounds.get(name, (-np.inf, np.inf))
+        if leaf.min() < low or leaf.max() > high:
+            raise ContractError(
+                f"{controller.name}.schedule: {name} goes from {leaf.min()} to {leaf.max()}, outside its bounds "
+                f"{low:g} to {high:g}. Mend the schedule or the bounds."
+            )
+    return jax.vmap(controller.schedule)(_FEW_BETAS)
+
+
+def _check_closure(controller: Controller) -> None:
+    for part in ("schedule", "init", "step"):
+        function = getattr(controller, part)
+        for name, cell in zip(
+            getattr(getattr(function, "__code__", None), "co_freevars", ()), getattr(function, "__closure__", None) or ()
+        ):
+            if isinstance(cell.cell_contents, jax.Array | np.ndarray):
+                raise ContractError(
+                    f"{controller.name}.{part} closes over the array {name}. Put it into params or memory, or make "
+                    "it inside the function."
+                )
+
+
+def _check_retrace(controller: Controller, traces: list[ReplayStore]) -> None:
+    if len(traces) > 1:
+        raise ContractError(
+            f"{controller.name} is traced again for other values of β. Let no Python value depend on them."
+        )
+
+
+def _check_finite(controller: Controller, rows: Record) -> None:
+    for path, leaf in jax.tree_util.tree_flatten_with_path(rows.memory)[0]:
+        if np.issubdtype(leaf.dtype, np.floating) and np.any(np.isnan(leaf)):
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            raise ContractError(
+                f"{controller.name}.step: memory {name} becomes NaN. Guard divisions and logarithms with jnp.maximum."
+            )
+
+
+def _check_end(controller: Controller, outcome: Outcome) -> None:
+    if np.any(outcome.stop_reason == StopReason.RUNNING):
+        raise ContractError(
+            f"{controller.name}: an episode is still running after {_ROUNDS} rounds. Stop once nothing is left to do."
+        )
+
+
+def _check_answers(controller: Controller, outcome: Outcome, rows: Record) -> None:
+    """Ids tell nothing, so an answer that no branch showed can only be a guess at ids."""
+    shown = np.any(rows.state.answer == outcome.answer[..., None, None], axis=(-1, -2))
+    if np.any(~shown & (outcome.answer != NO_ANSWER)):
+        wrong = outcome.answer[~shown & (outcome.answer != NO_ANSWER)][0]
+        raise ContractError(
+            f"{controller.name}.step answers id {wrong}, which no branch has shown. Answer an id from obs.answer, or "
+            "NO_ANSWER."
+        )
+
+
+def _check_absorption(
+    controller: Controller, store: ReplayStore, params: PyTree, outcome: Outcome, run: _Run
+) -> None:
+    """The record went on long after the end; `evaluate` stops there. Both must agree."""
+    for p in range(len(outcome.answer)):
+        _same(controller, _row(outcome, p), run(store, _row(params, p), _orders(store)), "going on after the end")
+
+
+def _check_padding(
+    controller: Controller, store: ReplayStore, params: PyTree, outcome: Outcome, run: _Run
+) -> None:
+    grown = [(0, 2), (0, 3)]
+    padded = ReplayStore(
+        answers=np.pad(store.answers, [*grown, (0, 5)], constant_values=-1),
+        intervals=np.pad(store.intervals, grown),
+        tokens=np.pad(store.tokens, grown),
+        delta=np.pad(store.delta, grown),
+        gold=np.pad(store.gold, (0, 2), constant_values=-1),
+        unparsable=np.pad(store.unparsable, [(0, 2), (0, 1)]),
+    )
+    _same(controller, _row(outcome, 1), run(padded, _row(params, 1), _orders(padded)), "padding the store")
+
+
+def _check_hidden(
+    controller: Controller, store: ReplayStore, params: PyTree, outcome: Outcome, rows: Record, run: _Run
+) -> None:
+    """Perturbs unopened branches, unread rests and unprobed answers of each episode, and compares."""
+    orders = _orders(store)[:, 0]
+    P, Q = outcome.answer.shape
+    for p in range(P):
+        answers, intervals, tokens = (np.array(a) for a in (store.answers, store.intervals, store.tokens))
+        for q in range(Q):
+            dealt = orders[q] >= 0
+            branch = orders[q][dealt]
+            state = jax.tree.map(lambda leaf, p=p, q=q: leaf[p, q], rows.state)
+            depth = state.depth[-1][dealt]
+            unread = depth < intervals[q, branch]
+            # revealed[t, i]: the depth at which slot i's newest answer of round t was revealed.
+            seen = np.zeros((SLOTS, answers.shape[-1] + 1), bool)
+            seen[np.arange(SLOTS), state.revealed_at] = True
+            if controller.probe_everything:
+                seen[:] = np.arange(answers.shape[-1] + 1) <= state.depth[-1][:, None]
+            hidden = ~seen[dealt][:, 1:] & (np.arange(answers.shape[-1]) < intervals[q, branch][:, None])
+            answers[q, branch] = np.where(hidden, (answers[q, branch] + 1) % 6, answers[q, branch])
+            intervals[q, branch[unread]] = np.maximum(depth + 1, intervals[q, branch] - 1)[unread]
+            tokens[q, branch[unread]] += 77
+        perturbed = dataclasses.replace(store, answers=answers, intervals=intervals, tokens=tokens)
+        found = run(perturbed, _row(params, p), _orders(store))
+        _same(controller, _row(outcome, p), found, "changing what no action has revealed")
+
+
+def _check_export(controller: Controller) -> None:
+    beta = jax.ShapeDtypeStruct((), jnp.float32)
+    params = jax.eval_shape(controller.schedule, beta)
+    memory = jax.eval_shape(controller.init, params)
+    obs = environment.example_observation()
+
+    def flat(*leaves: Array) -> list[Array]:
+        args = jax.tree.unflatten(jax.tree.structure((params, memory, obs)), leaves)
+        return jax.tree.leaves(controller.step(*args))
+
+    try:
+        jax.export.export(jax.jit(flat))(*jax.tree.leaves((params, memory, obs)))
+    except Exception as error:
+        raise ContractError(
+            f"{controller.name}.step cannot be exported: {str(error).splitlines()[0]} Use jax.numpy and jax.lax only, "
+            "no callbacks."
+        ) from error
+
+
+def _row(tree: PyTree, p: int) -> PyTree:
+    """One of P rows, as P = 1."""
+    return jax.tree.map(lambda leaf: leaf[p : p + 1], tree)
+
+
+def _same(controller: Controller, expected: Outcome, found: Outcome, what: str) -> None:
+    for field in dataclasses.fields(Outcome):
+        a, b = getattr(expected, field.name), np.asarray(getattr(found, field.name))
+        b = b[:, : a.shape[1], 0]
+        if not np.array_equal(a, b):
+            raise ContractError(
+                f"{controller.name}: {what} changes {field.name} from {a[a != b][0]} to {b[a != b][0]}. Let the "
+                "functions depend on their arguments only."
+            )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import pyarrow as pa
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -64,7 +64,12 @@ def sweep(
     elif per_question:
         raise InputError("--per-question: there is nowhere to write the second table. Add --out DIR.")
     with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), "episodes", TimeElapsedColumn(), console=_err
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        "episodes",
+        TimeElapsedColumn(),
+        console=_err,
     ) as bar:
         task = bar.add_task("reading", total=None)
         if data:
@@ -76,7 +81,7 @@ def sweep(
             settings,
             betas=betas,
             shuffles=shuffles,
-            orders=_one_of(orders, "orders", Orders.__args__),
+            orders=_one_of(orders, "orders", get_args(Orders)),
             seed=seed,
             rules=Rules(cost=cost, probe_cost=probe_cost, budget=budget),
             progress=lambda name, done, total: bar.update(task, description=name, completed=done, total=total),
@@ -104,7 +109,7 @@ def controllers() -> None:
     table = Table("parameter", "β = 0", "β = 1", "bounds", box=SIMPLE_HEAD)
     for controller in CONTROLLERS.values():
         table.add_row(f"[bold]{controller.name}[/bold] ({controller.source})", end_section=False)
-        ends = jax.device_get(jax.vmap(controller.schedule)(np.array([0, 1], np.float32)))
+        ends = jax.device_get(jax.vmap(controller.schedule)(jnp.array([0, 1], jnp.float32)))
         for name, (low, high) in ends._asdict().items():
             bounds = "{:g} … {:g}".format(*controller.bounds[name])
             table.add_row(f"  {name}", str(low), str(high), bounds)
@@ -113,7 +118,9 @@ def controllers() -> None:
 
 
 @app.command()
-def check(controller: Annotated[str, typer.Argument(help="FILE.py:ATTRIBUTE, or a built-in controller's name.")]) -> None:
+def check(
+    controller: Annotated[str, typer.Argument(help="FILE.py:ATTRIBUTE, or a built-in controller's name.")],
+) -> None:
     """Check a controller against the contract."""
     setting = Setting.parse(controller)
     with _err.status("checking"):
@@ -128,7 +135,8 @@ def check(controller: Annotated[str, typer.Argument(help="FILE.py:ATTRIBUTE, or 
 @app.command()
 def fetch(
     names: Annotated[
-        list[str] | None, typer.Argument(help="MODEL or MODEL/BENCHMARK; all files if left out.", metavar="[NAME]…")
+        list[str] | None,
+        typer.Argument(help="MODEL or MODEL/BENCHMARK; all files if left out.", metavar="[NAME]…"),
     ] = None,
     to: Annotated[Path | None, typer.Option(help="Directory; the user's cache if left out.")] = None,
     url: Annotated[str, typer.Option(help="A mirror's directory that holds MODEL/BENCHMARK.json.")] = URL,

@@ -23,8 +23,9 @@ An atomic action is admissible when
 
 *Active* is a slot that is opened, not pruned and not finished. What is not admissible is masked and counted
 (`State.refused`); asking for more intervals than a branch has is not a fault. The first interval that the budget
-refuses ends that step of the round: the slots behind it in the order of service get nothing. One interval is paid
-for in full before it starts, since only then is it known to be the last.
+refuses ends that step of the round: the slots behind it in the order of service get nothing. The price of an
+interval is Δ (or 1), whether or not it will be the last: nobody knows that before. A finishing interval that turns
+out longer may therefore overdraw the budget by its excess.
 
 A round that changes nothing (no prune, interval or new answer) ends the episode as ANSWER does: the controller
 would see the same again. So `Action.answer` always carries the answer to give if this round is the last, every
@@ -248,8 +249,9 @@ def act(
 
 def example_observation() -> Observation:
     """An observation of shapes and dtypes only, to trace a controller's `step` with."""
-    scalar, slots = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((SLOTS,), jnp.int32)
-    flags = jax.ShapeDtypeStruct((SLOTS,), jnp.bool_)
+    scalar: Any = jax.ShapeDtypeStruct((), jnp.int32)
+    slots: Any = jax.ShapeDtypeStruct((SLOTS,), jnp.int32)
+    flags: Any = jax.ShapeDtypeStruct((SLOTS,), jnp.bool_)
     return Observation(
         round=scalar,
         opened=scalar,
@@ -308,7 +310,7 @@ def init(episode: Episode) -> State:
 def observe(store: ReplayStore, episode: Episode, state: State, rules: Rules) -> Observation:
     """What the controller sees of a state."""
     finished = _finished(episode, state.depth)
-    votes = jnp.sum(jax.lax.population_count(episode.agrees & _pack(finished)), axis=-1).astype(jnp.int32)
+    votes = jnp.sum(jax.lax.population_count(episode.agrees & _pack(finished)[None]), axis=-1).astype(jnp.int32)
     return Observation(
         round=state.round,
         opened=state.opened,
@@ -334,6 +336,8 @@ def step(
     With `probe_everything` each interval's answer is probed as it is generated, and paid for with it.
     """
     slots = jnp.arange(SLOTS, dtype=jnp.int32)
+    ended = state.stop_reason != StopReason.RUNNING
+    action = jax.tree.map(lambda leaf: jnp.where(ended, jnp.zeros_like(leaf), leaf), action)
     active = _active(episode, state)
 
     def probed(depth: Int32[Array, "B"]) -> Int32[Array, ""]:
@@ -354,7 +358,7 @@ def step(
         opening = _admit(store, episode, state.depth, want, whole, left, slots, rules, probe_everything) > 0
     opened = jnp.sum(opening, dtype=jnp.int32)
     refused += wanted - opened
-    first = state.depth + opening
+    first = state.depth + opening.astype(jnp.int32)
 
     # 3. CONTINUE
     admissible = active | opening
@@ -388,14 +392,13 @@ def step(
     reason = jnp.where(
         action.stop, StopReason.ANSWERED, jnp.where(changed, StopReason.RUNNING, StopReason.IDLE)
     ).astype(jnp.int32)
+    reason = jnp.where(ended, state.stop_reason, reason)
 
     earlier = jnp.sum(_finished(episode, state.depth), dtype=jnp.int32)
     at_once = opening & _finished(episode, first)
-    finish_key = jnp.where(
-        at_once, _finish_key(earlier, 0, 0, slots), _finish_key(earlier, 1, first, slots)
-    )
-    new = State(
-        round=state.round + 1,
+    finish_key = jnp.where(at_once, _finish_key(earlier, 0, 0, slots), _finish_key(earlier, 1, first, slots))
+    return State(
+        round=state.round + (~ended).astype(jnp.int32),
         opened=state.opened + opened,
         depth=depth,
         pruned=state.pruned | prune,
@@ -408,10 +411,8 @@ def step(
         probes=probes,
         refused=state.refused + refused,
         stop_reason=reason,
-        prediction=jnp.where(reason == StopReason.RUNNING, NO_ANSWER, action.answer),
+        prediction=jnp.where(ended, state.prediction, action.answer),
     )
-    ended = state.stop_reason != StopReason.RUNNING
-    return jax.tree.map(lambda old, new: jnp.where(ended, old, new), state, new)
 
 
 def tokens(episode: Episode, state: State, rules: Rules) -> Int32[Array, ""]:
@@ -467,7 +468,7 @@ def _spent(
     return _slot_tokens(episode, depth, read_whole, rules)
 
 
-def _probes_passed(episode: Episode, depth: Int32[Array, "*D B"]) -> Int32[Array, "*D B"]:
+def _probes_passed(episode: Episode, depth: Int32[Array, "B"]) -> Int32[Array, "B"]:
     """Probes of a slot that has been probed after each of its intervals; the finishing one needs none."""
     return jnp.minimum(depth, jnp.maximum(episode.intervals - 1, 0))
 
@@ -486,8 +487,8 @@ def _budget_left(
 
 
 def _charge(
-    episode: Episode, depth: Int32[Array, "*D B"], whole: Bool[Array, "B"], rules: Rules, probe_everything: bool
-) -> Int32[Array, "*D B"]:
+    episode: Episode, depth: Int32[Array, "B"], whole: Bool[Array, "B"], rules: Rules, probe_everything: bool
+) -> Int32[Array, "B"]:
     """What a slot has cost at a depth, with the probes that come with its intervals."""
     spent = _spent(episode, depth, whole, rules)
     if probe_everything:
@@ -512,11 +513,14 @@ def _admit(
     charged = _charge(episode, depth, whole, rules, probe_everything)
     bill = (_charge(episode, depth + wanted, whole, rules, probe_everything) - charged)[service]
     ahead = jnp.zeros_like(bill).at[service].set(jnp.cumsum(bill, dtype=jnp.int32) - bill)
-    # An interval that starts at depth d is admitted while what was paid before it leaves its price.
-    start = jnp.arange(store.answers.shape[-1], dtype=jnp.int32)[:, None]
-    paid = _charge(episode, start, whole, rules, probe_everything) - charged
-    fits = (start >= depth) & (start < depth + wanted) & (ahead + paid + price <= left)
-    admitted = jnp.sum(fits, axis=0, dtype=jnp.int32)
+
+    def fits(start: Int32[Array, ""]) -> Bool[Array, "B"]:
+        """Whether an interval that starts at this depth is wanted, and what was paid before it leaves its price."""
+        paid = _charge(episode, jnp.full_like(depth, start), whole, rules, probe_everything) - charged
+        return (start >= depth) & (start < depth + wanted) & (ahead + paid + price <= left)
+
+    depths = jnp.arange(store.answers.shape[-1], dtype=jnp.int32)
+    admitted = jnp.sum(jax.vmap(fits)(depths), axis=0, dtype=jnp.int32)
     refused = (admitted < wanted)[service].astype(jnp.int32)
     cut = jnp.zeros_like(refused).at[service].set(jnp.cumsum(refused, dtype=jnp.int32) - refused)
     return jnp.where(cut > 0, 0, admitted)
@@ -535,4 +539,5 @@ def _pack(bits: Bool[Array, "... B"]) -> UInt32[Array, "... W"]:
     words = -(-bits.shape[-1] // 32)
     padding = [(0, 0)] * (bits.ndim - 1) + [(0, 32 * words - bits.shape[-1])]
     lanes = jnp.pad(bits, padding).reshape(*bits.shape[:-1], words, 32).astype(jnp.uint32)
-    return jnp.sum(lanes << jnp.arange(32, dtype=jnp.uint32), axis=-1, dtype=jnp.uint32)
+    places = jnp.broadcast_to(jnp.arange(32, dtype=jnp.uint32), lanes.shape)
+    return jnp.sum(lanes << places, axis=-1, dtype=jnp.uint32)

@@ -34,7 +34,11 @@ class FetchError(RuntimeError):
 
 
 def fetch(
-    names: Sequence[str] = (), *, url: str = URL, cache: str | os.PathLike[str] | None = None, progress: bool = False
+    names: Sequence[str] = (),
+    *,
+    url: str = URL,
+    cache: str | os.PathLike[str] | None = None,
+    progress: bool = False,
 ) -> Path:
     """Downloads replay files that the cache lacks and returns the cache's directory.
 

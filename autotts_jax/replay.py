@@ -13,6 +13,7 @@ import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,9 @@ __all__ = [
     "save",
 ]
 
+#: On the host or on a device.
+AnyArray: TypeAlias = Array | np.ndarray
+
 #: B, the slots of an episode: the most branches that one can open.
 SLOTS = 64
 
@@ -56,27 +60,29 @@ class ReplayStore:
       unparsable: ``[Q, A]`` whether an id stands for an answer that could not be parsed.
     """
 
-    answers: Int[Array, "Q N D"]
-    intervals: Int32[Array, "Q N"]
-    tokens: Int32[Array, "Q N"]
-    delta: Int32[Array, "Q N"]
-    gold: Int32[Array, "Q"]
-    unparsable: Bool[Array, "Q A"]
+    answers: Int[AnyArray, "Q N D"]
+    intervals: Int32[AnyArray, "Q N"]
+    tokens: Int32[AnyArray, "Q N"]
+    delta: Int32[AnyArray, "Q N"]
+    gold: Int32[AnyArray, "Q"]
+    unparsable: Bool[AnyArray, "Q A"]
 
     @property
-    def branch_mask(self) -> Bool[Array, "Q N"]:
+    def branch_mask(self) -> Bool[AnyArray, "Q N"]:
         """Where there is a branch."""
-        return self.intervals > 0
+        mask: AnyArray = self.intervals > 0
+        return mask
 
     @property
-    def question_mask(self) -> Bool[Array, "Q"]:
+    def question_mask(self) -> Bool[AnyArray, "Q"]:
         """Where there is a question."""
-        return (self.intervals > 0).any(axis=-1)
+        mask: Any = self.branch_mask.any(axis=-1)
+        return mask
 
     @property
-    def branches(self) -> Int32[Array, "Q"]:
+    def branches(self) -> Int32[AnyArray, "Q"]:
         """Branches per question."""
-        return (self.intervals > 0).sum(axis=-1, dtype=np.int32)
+        return self.branch_mask.sum(axis=-1, dtype=np.int32)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -155,16 +161,17 @@ def pack(trajectories: Trajectories, *, seed: int = 0) -> Dataset:
 def concatenate(datasets: Sequence[Dataset]) -> Dataset:
     """Joins datasets along the questions, padded to the largest; the parts keep their names."""
     stores = [dataset.store for dataset in datasets]
-    fill = ReplayStore(answers=-1, intervals=0, tokens=0, delta=0, gold=-1, unparsable=False)
+    nothing = {"answers": -1, "gold": -1}
 
-    def join(value: int, *arrays: np.ndarray) -> np.ndarray:
+    def join(name: str) -> np.ndarray:
+        arrays = [np.asarray(getattr(store, name)) for store in stores]
         shape = np.max([array.shape[1:] for array in arrays], axis=0).astype(int)
         padding = [[(0, 0), *((0, s - a) for s, a in zip(shape, array.shape[1:], strict=True))] for array in arrays]
-        padded = [np.pad(a, p, constant_values=value) for a, p in zip(arrays, padding, strict=True)]
+        padded = [np.pad(a, p, constant_values=nothing.get(name, 0)) for a, p in zip(arrays, padding, strict=True)]
         return np.concatenate(padded).astype(np.result_type(*arrays))
 
     return Dataset(
-        store=jax.tree.map(join, fill, *stores),
+        store=ReplayStore(**{field.name: join(field.name) for field in dataclasses.fields(ReplayStore)}),
         parts=tuple(part for dataset in datasets for part in dataset.parts),
         texts=tuple(text for dataset in datasets for text in dataset.texts),
         golds=tuple(gold for dataset in datasets for gold in dataset.golds),
@@ -193,9 +200,7 @@ def published_orders(store: ReplayStore, shuffles: int) -> Int32[np.ndarray, "Q 
 
 
 @functools.partial(jax.jit, static_argnames="shuffles")
-def random_orders(
-    key: Key[Array, ""], store: ReplayStore, shuffles: int
-) -> Int32[Array, "Q S B"]:
+def random_orders(key: Key[Array, ""], store: ReplayStore, shuffles: int) -> Int32[Array, "Q S B"]:
     """Uniform permutations of each question's branches, cut to the slots; −1 beyond the branches."""
     Q, N = store.intervals.shape
     there = jnp.asarray(store.intervals)[:, None, :] > 0
@@ -206,9 +211,7 @@ def random_orders(
 
 
 @functools.partial(jax.jit, static_argnames="shuffles")
-def bootstrap_orders(
-    key: Key[Array, ""], store: ReplayStore, shuffles: int
-) -> Int32[Array, "Q S B"]:
+def bootstrap_orders(key: Key[Array, ""], store: ReplayStore, shuffles: int) -> Int32[Array, "Q S B"]:
     """Resamples of each question's branches with replacement: every slot holds one, also beyond the pool's size."""
     counts = jnp.sum(jnp.asarray(store.intervals) > 0, axis=-1, dtype=jnp.int32)[:, None, None]
     draws = jax.random.uniform(key, (counts.shape[0], shuffles, SLOTS), jnp.float32)

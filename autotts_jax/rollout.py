@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -19,7 +19,10 @@ from autotts_jax.replay import ReplayStore
 __all__ = ["Outcome", "Record", "evaluate", "record", "rollout"]
 
 #: Episodes that run side by side: enough to fill the vector units, few enough to stay in the cache of a core.
-BLOCK = 512
+LANES = 512
+
+#: Rounds between refills of the lanes whose episode has ended.
+ROUNDS = 4
 
 
 @jax.tree_util.register_dataclass
@@ -56,9 +59,7 @@ class Outcome:
     stop_reason: Int32[Array, "P Q S"]
 
 
-def rollout(
-    controller: Controller, store: ReplayStore, episode: Episode, params: PyTree, rules: Rules
-) -> Outcome:
+def rollout(controller: Controller, store: ReplayStore, episode: Episode, params: PyTree, rules: Rules) -> Outcome:
     """Replays one episode under one parameter vector; every field of the outcome is a scalar."""
 
     def running(carry: tuple[State, PyTree]) -> Bool[Array, ""]:
@@ -120,9 +121,7 @@ def _one_round(
     return state, memory, action
 
 
-def _outcome(
-    controller: Controller, store: ReplayStore, episode: Episode, state: State, rules: Rules
-) -> Outcome:
+def _outcome(controller: Controller, store: ReplayStore, episode: Episode, state: State, rules: Rules) -> Outcome:
     """What an ended episode comes to."""
     gold = store.gold[episode.question]
     read = (state.depth > 0) & (state.depth == episode.intervals)
@@ -182,14 +181,57 @@ def evaluate(
     for leaf in leaves:
         chex.assert_shape(leaf, (P, ...), custom_message="every leaf of params needs the leading axis P")
 
-    def one(index: Int32[Array, ""]) -> Outcome:
-        p, q, s = index // (Q * S), index // S % Q, index % S
-        episode = environment.deal(store, q, orders[q, s])
-        return rollout(controller, store, episode, jax.tree.map(lambda leaf: leaf[p], params), rules)
-
+    deals = jax.vmap(lambda q, row: jax.vmap(lambda order: environment.deal(store, q, order))(row))(
+        jnp.arange(Q, dtype=jnp.int32), orders
+    )
+    deals = jax.tree.map(lambda leaf: leaf.reshape(Q * S, *leaf.shape[2:]), deals)
     episodes = P * Q * S
-    block = min(BLOCK, episodes)
-    # Whole blocks only: the last one repeats episodes, which costs less than compiling a second program.
-    indices = jnp.arange(math.ceil(episodes / block) * block, dtype=jnp.int32) % episodes
-    outcome = jax.lax.map(jax.vmap(one), indices.reshape(-1, block))
-    return jax.tree.map(lambda leaf: leaf.reshape(-1)[:episodes].reshape(P, Q, S), outcome)
+    count = min(LANES, episodes)
+
+    def begin(index: Int32[Array, ""]) -> _Lane:
+        """A lane at the start of an episode; one past the last episode has ended already."""
+        row = jax.tree.map(lambda leaf: leaf[jnp.minimum(index // (Q * S), P - 1)], params)
+        episode = jax.tree.map(lambda leaf: leaf[index % (Q * S)], deals)
+        state = environment.init(episode)
+        over = jnp.where(index < episodes, state.stop_reason, StopReason.ANSWERED)
+        state = dataclasses.replace(state, stop_reason=over)
+        return _Lane(index, episode, row, state, controller.init(row))
+
+    def one_round(lane: _Lane) -> _Lane:
+        state, memory, _ = _one_round(controller, store, lane.episode, lane.params, rules, lane.state, lane.memory)
+        return lane._replace(state=state, memory=memory)
+
+    def shift(carry: tuple[_Lane, Int32[Array, ""], Int32[Array, "E F"]]) -> Any:
+        lanes, queue, results = carry
+        lanes = jax.lax.fori_loop(0, ROUNDS, lambda _, lanes: jax.vmap(one_round)(lanes), lanes)
+        ended = lanes.state.stop_reason != StopReason.RUNNING
+        outcomes = jax.vmap(lambda lane: _outcome(controller, store, lane.episode, lane.state, rules))(lanes)
+        rows = jnp.stack([leaf.astype(jnp.int32) for leaf in jax.tree.leaves(outcomes)], axis=-1)
+        results = results.at[jnp.where(ended, lanes.number, episodes)].set(rows, mode="drop")
+        place = jnp.cumsum(ended, dtype=jnp.int32)
+        index = jnp.where(ended, jnp.minimum(queue + place - 1, episodes), lanes.number)
+        fresh = jax.vmap(begin)(index)
+        lanes = jax.tree.map(
+            lambda old, new: jnp.where(ended.reshape(-1, *[1] * (old.ndim - 1)), new, old), lanes, fresh
+        )
+        return lanes, queue + place[-1], results
+
+    def unfinished(carry: tuple[_Lane, Int32[Array, ""], Int32[Array, "E F"]]) -> Bool[Array, ""]:
+        return jnp.any(carry[0].number < episodes)
+
+    lanes = jax.vmap(begin)(jnp.arange(count, dtype=jnp.int32))
+    fields = dataclasses.fields(Outcome)
+    start = lanes, jnp.asarray(count, jnp.int32), jnp.zeros((episodes, len(fields)), jnp.int32)
+    _, _, results = jax.lax.while_loop(unfinished, shift, start)
+    columns = {field.name: results[:, i].reshape(P, Q, S) for i, field in enumerate(fields)}
+    return Outcome(**(columns | {"correct": columns["correct"] > 0}))
+
+
+class _Lane(NamedTuple):
+    """A place in which one episode after the other is replayed."""
+
+    number: Int32[Array, ""]  # of the episode
+    episode: Episode
+    params: PyTree
+    state: State
+    memory: PyTree

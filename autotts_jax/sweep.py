@@ -287,7 +287,7 @@ def _rows(setting: Setting, betas: Sequence[float]) -> list[_Row]:
     for name, value in given.items():
         leaf = leaves[names.index(name)]
         leaves[names.index(name)] = np.full_like(leaf, value)
-    vectors = [treedef.unflatten([leaf[i] for leaf in leaves]) for i in range(len(betas))]
+    vectors = [jax.tree.unflatten(treedef, [leaf[i] for leaf in leaves]) for i in range(len(betas))]
     if given and all(np.all(leaf == leaf[0]) for leaf in leaves) and "beta" not in setting.given:
         return [_Row(setting.controller, None, vectors[0])]
     return [_Row(setting.controller, float(beta), vector) for beta, vector in zip(betas, vectors, strict=True)]

@@ -1,4 +1,30 @@
-"""Realistic traces without a model: a generator, and figures that make it resemble eight recorded benchmarks."""
+"""Realistic traces without a model: a generator, and the figures of eight recorded benchmarks to draw from.
+
+A `QuestionModel` says in some hundred numbers how the branches of one question come out. `fit` measures these
+numbers on recorded traces, `generate` draws branches by them. The presets are fits of the public AutoTTS
+release (arXiv 2605.08083), four Qwen3 models on AIME 2024 and 2025; they hold numbers only, no text and no
+answer. ``python -m autotts_jax.synthetic REPLAY_DIRECTORY > presets.json`` makes them from the release's
+``<model>/<benchmark>.json``. NumPy only, no JAX.
+
+How a branch is drawn:
+
+1. *Where it ends*: on the gold answer, a rival, ``ERR``, ``No`` or one of many other answers, by the
+   question's shares. These are met in count, give or take one branch, so that a question is as hard under
+   every seed.
+2. *Its length*: log-normal, with a median and a spread for each of these ends. Right branches are mostly
+   shorter: therefore a controller that listens to early finishers can do better than a vote of all.
+3. *Its probes*: they lag behind the tokens, by a share that differs a little from branch to branch, so that
+   ``tokens − Δ · probes`` runs from −Δ to some thousands.
+4. *When it settles*: after a fraction of its probes, from quantiles for right and for wrong branches.
+5. *What a probe shows*: there are four phases, three equal ones until the branch settles, and settled. Some
+   probes repeat the one before; of the rest some show what the branch will end on; the others show what the
+   question suggests in this phase, the same for all its branches.
+
+What it leaves out: on its way a recorded branch keeps coming back to wrong answers of its own; a drawn one
+leans to no answer but its last. Methods that vote on unfinished branches notice: Parallel-Probe's accuracy
+differs by up to four points from that on the recorded traces, where that of the others differs by less than
+two.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +34,7 @@ import importlib.resources
 import json
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +42,56 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int, Int32
 
 from autotts_jax import trajectories
-from autotts_jax.trajectories import Question, Trajectories
+from autotts_jax.trajectories import UNPARSABLE, InputError, Question, Trajectories
 
-GOLD, ERR, NO, OTHER, RIVAL = range(5)
-RIVALS = 4
-COLUMNS = RIVAL + RIVALS
-APPROACH = 3
-SETTLED = APPROACH
-PHASES = APPROACH + 1
-QUANTILES = np.linspace(0.0, 1.0, 5)
+__all__ = ["PRESETS", "Preset", "PresetError", "QuestionModel", "fit", "generate", "load_preset"]
+
+#: Names of the presets.
+PRESETS = tuple(
+    f"Qwen3-{size}/{benchmark}" for size in ("0.6B", "1.7B", "4B", "8B") for benchmark in ("aime24", "aime25")
+)
+
+# The columns of a question's answers; its rivals follow.
+_GOLD, _ERR, _NO, _OTHER, _RIVALS = range(5)
+
+#: Rivals that `fit` tells apart; the wrong answers beyond are the others.
+_FITTED_RIVALS = 6
+_FITTED_PHASES = 4
+_FITTED_QUANTILES = 5
+
+_GRID = np.linspace(0.0, 1.0, 1025)[1:-1]
+_NORMAL = np.array([statistics.NormalDist().inv_cdf(p) for p in _GRID])
+
+
+class PresetError(InputError):
+    """A preset that does not exist, or a number of questions or branches that cannot be drawn."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class QuestionModel:
+    """How the branches of one question come out.
+
+    The C columns of answers are: the gold answer, ``ERR``, ``No``, the others (many, each of them rare), and
+    then the rivals, wrong answers with a column of their own. The last of the P phases is that of settled
+    branches; those before it share the way there equally.
+
+    Attributes:
+      delta: Δ, tokens per interval.
+      shares: ``[C]`` share of the branches that end on each column.
+      length: ``[C]`` median tokens of the branches that end there.
+      spread: ``[C]`` standard deviation of the logarithm of these tokens.
+      tokens: Least and most tokens of a branch; lengths beyond are cut to them, as a recording's limit does.
+      probes: Least and most probes of a branch.
+      clock: Δ · probes is about ``clock[0] + clock[1] · tokens``; ``clock[2]`` is the standard deviation,
+        over branches, of the slope ``clock[1]``.
+      settling: ``[2, K]`` quantiles, evenly spaced from the least to the greatest, of the fraction of its
+        probes after which a branch settles; for right branches and for wrong ones.
+      repeat: ``[P]`` probability that a probe shows what the one before it showed.
+      own: ``[P]`` probability that another probe shows the answer that its branch will end on.
+      shown: ``[P, C]`` what the probes show that do neither.
+      others: Answers in the column of others; the i-th is drawn with a probability of about ``1 / √i``.
+    """
+
     delta: int
     shares: Float64[np.ndarray, "C"]
     length: Float64[np.ndarray, "C"]
@@ -36,159 +99,351 @@ class QuestionModel:
     tokens: tuple[int, int]
     probes: tuple[int, int]
     clock: Float64[np.ndarray, "3"]
-    settling: Float64[np.ndarray, "2 5"]
+    settling: Float64[np.ndarray, "2 K"]
     repeat: Float64[np.ndarray, "P"]
     own: Float64[np.ndarray, "P"]
     shown: Float64[np.ndarray, "P C"]
     others: int
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Preset:
+    """The figures of one benchmark as one model answered it.
+
+    Attributes:
+      name: ``<model>/<benchmark>``.
+      questions: At least one.
+    """
+
     name: str
     questions: Sequence[QuestionModel]
 
 
-_NORMAL = (np.linspace(0, 1, 2049)[1:-1], np.array([statistics.NormalDist().inv_cdf(i / 2048) for i in range(1, 2048)]))
+def load_preset(name: str) -> Preset:
+    """The preset of this name, one of `PRESETS`.
+
+    Raises:
+      PresetError: if there is none.
+    """
+    if name not in PRESETS:
+        raise PresetError(f"there is no preset {name!r}. Take one of {', '.join(PRESETS)}, or `fit` one.")
+    return _presets()[name]
 
 
-def generate(preset, *, questions: int = 30, branches: int = 128, seed: int = 0) -> Trajectories:
-    rng = np.random.default_rng(seed)
-    rows = len(preset.questions)
-    full, rest = divmod(questions, rows)
-    chosen = np.concatenate([np.tile(np.arange(rows), full), np.sort(rng.choice(rows, rest, replace=False))])
-    drawn = [_question(preset.questions[r], branches, f"{preset.name}, question {r}", rng) for r in chosen]
-    return Trajectories(drawn, model="synthetic", benchmark=preset.name.replace("/", "-"), sampling={"seed": seed, "preset": preset.name})
+def generate(
+    preset: str | Preset = "Qwen3-8B/aime24",
+    *,
+    questions: int = 30,
+    branches: int | Sequence[int] = 128,
+    seed: int = 0,
+) -> Trajectories:
+    """Draws trajectories that resemble recorded ones.
+
+    Args:
+      preset: Its name, or the figures themselves.
+      questions: How many. The preset's question models are taken in order as often as they fit in whole;
+        what is left of the number is filled by different ones, drawn by the seed, in order. A model taken
+        twice gives two questions with different answers and branches.
+      branches: How many each question has: one number, or one for every question.
+      seed: The same seed gives the same trajectories. Question i depends on its model, its number of
+        branches, the seed and i, not on the other questions.
+
+    Raises:
+      PresetError: if there is no such preset or a number is less than 1.
+    """
+    figures = preset if isinstance(preset, Preset) else load_preset(preset)
+    counts = [branches] * questions if isinstance(branches, int) else list(branches)
+    if questions < 1 or len(counts) != questions or min(counts) < 1:
+        raise PresetError(
+            f"{questions} questions with {branches} branches cannot be drawn. Ask for at least one question, "
+            "and for at least one branch: give one number, or one for every question."
+        )
+    models = len(figures.questions)
+    whole, rest = divmod(questions, models)
+    picked = np.random.default_rng([seed, questions]).permutation(models)[:rest]
+    rows = [*np.tile(np.arange(models), whole), *np.sort(picked)]
+    return Trajectories(
+        [
+            _draw(
+                figures.questions[row],
+                count,
+                f"Synthetic question {index}, after question {row} of {figures.name}",
+                np.random.default_rng([seed, 0, index]),
+            )
+            for index, (row, count) in enumerate(zip(rows, counts, strict=True))
+        ],
+        model="synthetic",
+        benchmark=figures.name.replace("/", "-"),
+        sampling={"preset": figures.name, "seed": seed},
+    )
 
 
-def _stratified(groups, rng):
-    n = len(groups)
-    order = np.lexsort((rng.random(n), groups))
-    rank = np.empty(n, np.int64)
-    rank[order] = np.arange(n)
-    _, start, inverse, counts = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
-    return (rank - start[inverse] + rng.random(n)) / counts[inverse]
+def fit(recorded: Trajectories) -> Preset:
+    """Measures the figures of recorded trajectories, so that `generate` draws ones that resemble them."""
+    return Preset(recorded.name, [_measure(question, recorded.unparsable) for question in recorded.questions])
 
 
-def _question(model, N, text, rng):
-    C = COLUMNS
-    # classes
-    cum = np.cumsum(model.shares)
-    classes = np.searchsorted(cum[:-1] / cum[-1], (np.arange(N) + rng.random()) / N, side="right")
-    z = np.interp(_stratified(classes, rng), *_NORMAL)
-    tokens = np.exp(model.length[classes] + model.spread[classes] * z)
-    tokens = np.clip(tokens, *model.tokens).astype(np.int32)
-    a, b, noise = model.clock
-    n = np.floor((a + (b + noise * rng.standard_normal(N)) * tokens) / model.delta)
-    n = np.clip(n, model.probes[0], np.minimum(model.probes[1], tokens // model.delta + 1)).astype(np.int32)
-    wrong = (classes != GOLD).astype(np.int64)
-    u = _stratified(classes, rng)
-    frac = np.where(wrong, np.interp(u, QUANTILES, model.settling[1]), np.interp(u, QUANTILES, model.settling[0]))
-    k = np.minimum(np.rint(frac * n), n - 1)
-    finals = np.where(classes == OTHER, C + (model.others * rng.random(N) ** 2).astype(np.int64), classes)
-    D = int(n.max()) + 1
-    t = np.arange(D)
-    phase = np.where(t < k[:, None], (APPROACH * t / np.maximum(k, 1)[:, None]).astype(np.int64), SETTLED)
-    phase = np.minimum(phase, SETTLED)
-    shape = (N, D)
-    cumshown = np.cumsum(model.shown, axis=1)
-    cumshown /= cumshown[:, -1:]
-    cumshown[:, -1] = 1
-    guess = np.searchsorted((cumshown + np.arange(PHASES)[:, None]).ravel(), rng.random(shape) + phase, side="right") - C * phase
-    guess = np.where(guess == OTHER, C + (model.others * rng.random(shape) ** 2).astype(np.int64), guess)
-    guess = np.where(rng.random(shape) < model.own[phase], finals[:, None], guess)
-    again = rng.random(shape) < model.repeat[phase]
-    again[:, 0] = False
-    last = np.maximum.accumulate(np.where(again, 0, t), axis=1)
-    ids = np.take_along_axis(guess, last, axis=1)
-    ids = np.where(t >= n[:, None] - 1, finals[:, None], ids)
-    ids[t > n[:, None]] = -1
-    ids = ids[rng.permutation(N)] if False else ids
-    perm = rng.permutation(N)
-    ids, n, tokens = ids[perm], n[perm], tokens[perm]
-    pool = C + max(model.others, 1)
-    names = rng.permutation(max(1000, pool))[:pool].astype(str)
-    names = names.astype(object)
-    names[ERR], names[NO] = "ERR", "No"
-    inside = ids >= 0
-    used, first, inverse = np.unique(ids[inside], return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    answers = np.full(shape, -1, np.int32)
-    answers[inside] = rank[inverse]
-    return Question(text, str(names[GOLD]), model.delta, tuple(names[used[order]].tolist()), answers, (n + 1).astype(np.int32), tokens.astype(np.int32))
+# --- drawing ------------------------------------------------------------------------------------------------
 
 
-def fit(recorded, name=None):
-    return Preset(name or recorded.name, [_fit(q, recorded.unparsable) for q in recorded.questions])
+def _draw(model: QuestionModel, N: int, text: str, rng: np.random.Generator) -> Question:
+    ends = _ends(model, N, rng)
+    tokens, probes = _lengths(model, ends, rng)
+    ids = _show(model, ends, probes, rng)
+    shuffle = rng.permutation(N)
+    ids, tokens, probes = ids[shuffle], tokens[shuffle], probes[shuffle]
+
+    # Ids become strings: answers as the benchmarks have them, numbers below 1000 while these suffice.
+    pool = len(model.shares) + model.others
+    strings = rng.permutation(max(1000, pool))[:pool].astype(str).astype(object)
+    strings[[_ERR, _NO]] = UNPARSABLE[0], "No"
+    there = ids >= 0
+    used, first, position = np.unique(ids[there], return_index=True, return_inverse=True)
+    by_appearance = np.argsort(first)
+    answers = np.full(ids.shape, -1, np.int32)
+    answers[there] = np.argsort(by_appearance)[position]
+    return Question(
+        text=text,
+        gold=strings[_GOLD],
+        delta=model.delta,
+        choices=tuple(strings[used[by_appearance]]),
+        answers=answers,
+        intervals=(probes + 1).astype(np.int32),
+        tokens=tokens.astype(np.int32),
+    )
 
 
-def _columns(q, finals, unparsable):
-    probes = q.answers[q.answers >= 0]
-    weight = np.bincount(finals, minlength=len(q.choices)) / len(finals) + np.bincount(probes, minlength=len(q.choices)) / len(probes)
-    col = np.full(len(q.choices), OTHER)
-    fixed = [(GOLD, c == q.gold) for c in q.choices]
-    for i, c in enumerate(q.choices):
-        if c == q.gold: col[i] = GOLD
-        elif c in unparsable: col[i] = ERR
-        elif c == "No": col[i] = NO
-    weight[col != OTHER] = -1
-    riv = np.argsort(-weight, kind="stable")[:RIVALS]
-    for j, i in enumerate(riv):
-        if weight[i] > 0: col[i] = RIVAL + j
-    return col
+def _ends(model: QuestionModel, N: int, rng: np.random.Generator) -> Int[np.ndarray, "N"]:
+    """The column that each branch ends on, ascending."""
+    bounds = np.cumsum(model.shares)
+    # Systematic sampling: equidistant points under one random shift hit every share as often as it is large.
+    points = (np.arange(N) + rng.random()) / N
+    return np.searchsorted(bounds[:-1] / bounds[-1], points, side="right")
 
 
-def _fit(q, unparsable):
-    N, D = q.answers.shape
-    n = q.intervals - 1
-    finals = q.answers[np.arange(N), n]
-    col = _columns(q, finals, unparsable)
-    classes = col[finals]
-    shares = np.bincount(classes, minlength=COLUMNS) / N
-    logs = np.log(q.tokens)
-    length, spread = np.zeros((2, COLUMNS))
-    right = classes == GOLD
-    for c in np.unique(classes):
-        m = classes == c
-        pooled = m if m.sum() >= 4 else (right if c == GOLD else ~right)
-        # few: own mean, pooled spread
-        length[c] = logs[m].mean()
-        spread[c] = logs[pooled].std() if m.sum() < 4 else logs[m].std()
-    A = np.c_[np.ones(N), q.tokens]
-    y = q.delta * (n + 0.5)
-    (a, b), *_ = np.linalg.lstsq(A, y)
-    noise = np.sqrt(max((y - A @ (a, b)).var() - q.delta**2 / 12, 0.0) / np.mean(q.tokens.astype(float)**2))
-    # settle
-    t = np.arange(D)
-    valid = t < n[:, None]
-    match = q.answers == finals[:, None]
-    gain = np.where(valid, np.where(match, 1, -2), 0)
-    suffix = gain[:, ::-1].cumsum(axis=1)[:, ::-1]
-    k = suffix.argmax(axis=1)
-    frac = k / n
-    settling = np.array([np.quantile(frac[m] if m.any() else frac, QUANTILES) for m in (right, ~right)])
-    phase = np.where(t < k[:, None], np.minimum(APPROACH * t // np.maximum(k, 1)[:, None], APPROACH - 1), SETTLED)
-    ids = np.where(q.answers >= 0, col[q.answers], -1)
-    others = max(int((col == OTHER).sum()), 1)
-    prev = np.c_[np.full(N, -1), q.answers[:, :-1]]
-    use = t < n[:, None] - 1
-    x, p = ids[use], phase[use]
-    same, mine = (q.answers == prev)[use], match[use]
-    repeat, own, shown = np.full(PHASES, 0.5), np.full(PHASES, 0.5), np.full((PHASES, COLUMNS), 1 / COLUMNS)
-    chance = np.where(x == OTHER, 1 / others, 1.0)
-    firsts = (np.broadcast_to(t, q.answers.shape) == 0)[use]
+def _lengths(
+    model: QuestionModel, ends: Int[np.ndarray, "N"], rng: np.random.Generator
+) -> tuple[Int[np.ndarray, "N"], Int[np.ndarray, "N"]]:
+    """Tokens and probes of each branch."""
+    normal = np.interp(_stratified(ends, rng), _GRID, _NORMAL)
+    tokens = model.length[ends] * np.exp(model.spread[ends] * normal)
+    tokens = np.clip(tokens, *model.tokens).astype(int)
+    offset, slope, deviation = model.clock
+    probed = offset + (slope + deviation * rng.standard_normal(len(ends))) * tokens
+    least, most = model.probes
+    # Recorded clocks are never ahead of the tokens by more than the interval that these began.
+    probes = np.clip(probed // model.delta, least, np.minimum(most, tokens // model.delta + 1))
+    return tokens, probes.astype(int)
+
+
+def _show(
+    model: QuestionModel, ends: Int[np.ndarray, "N"], probes: Int[np.ndarray, "N"], rng: np.random.Generator
+) -> Int[np.ndarray, "N D"]:
+    """What each interval reveals: an answer's column, or a number after the columns for others; −1 beyond."""
+    P, C = model.shown.shape
+    shape = (len(ends), int(probes.max()) + 1)
+
+    def identify(columns: Int[np.ndarray, "*S"]) -> Int[np.ndarray, "*S"]:
+        others = C + (model.others * rng.random(columns.shape) ** 2).astype(int)
+        return np.where(columns == _OTHER, others, columns)
+
+    finals = identify(ends)[:, None]
+    grid = np.linspace(0.0, 1.0, model.settling.shape[1])
+    right, wrong = (np.interp(_stratified(ends, rng), grid, quantiles) for quantiles in model.settling)
+    settled = np.rint(np.where(ends == _GOLD, right, wrong) * probes)[:, None]
+    depth = np.arange(shape[1])
+    phase = np.where(depth < settled, (P - 1) * depth // np.maximum(settled, 1), P - 1).astype(int)
+
+    # One sorted table for all phases: phase p's distribution lies between p and p + 1.
+    table = np.cumsum(model.shown, axis=1)
+    table = np.arange(P)[:, None] + table / table[:, -1:]
+    columns = np.searchsorted(table.ravel(), phase + rng.random(shape), side="right") - C * phase
+    fresh = np.where(rng.random(shape) < model.own[phase], finals, identify(np.minimum(columns, C - 1)))
+    repeats = (rng.random(shape) < model.repeat[phase]) & (depth > 0)
+    source = np.maximum.accumulate(np.where(repeats, 0, depth), axis=1)
+    ids = np.take_along_axis(fresh, source, axis=1)
+    # The last probe always shows the final answer.
+    ids = np.where(depth >= probes[:, None] - 1, finals, ids)
+    return np.where(depth <= probes[:, None], ids, -1)
+
+
+def _stratified(groups: Int[np.ndarray, "N"], rng: np.random.Generator) -> Float64[np.ndarray, "N"]:
+    """Uniform numbers in (0, 1), evenly spread within each group of equal (ascending) values.
+
+    Even few branches then have the mean and the extremes that their distribution has.
+    """
+    N = len(groups)
+    rank = np.empty(N, int)
+    rank[np.lexsort((rng.random(N), groups))] = np.arange(N)
+    start, end = (np.searchsorted(groups, groups, side) for side in ("left", "right"))
+    return (rank - start + rng.random(N)) / (end - start)
+
+
+# --- measuring ----------------------------------------------------------------------------------------------
+
+
+def _measure(question: Question, unparsable: Iterable[str]) -> QuestionModel:
+    probes = question.intervals - 1
+    finals = question.answers[np.arange(len(probes)), probes]
+    column = _columns(question, finals, unparsable)
+    ends, others = column[finals], max(int(np.sum(column == _OTHER)), 1)
+    length, spread = _log_lengths(question.tokens, ends)
+    settled, settling = _settling(question.answers == finals[:, None], probes, ends)
+    repeat, own, shown = _showing(question.answers, column, finals, probes, settled, others)
+    return QuestionModel(
+        delta=question.delta,
+        shares=np.bincount(ends, minlength=len(length)) / len(ends),
+        length=length,
+        spread=spread,
+        tokens=(int(question.tokens.min()), int(question.tokens.max())),
+        probes=(int(probes.min()), int(probes.max())),
+        clock=_clock(question.tokens, probes, question.delta),
+        settling=settling,
+        repeat=repeat,
+        own=own,
+        shown=shown,
+        others=others,
+    )
+
+
+def _columns(question: Question, finals: Int[np.ndarray, "N"], unparsable: Iterable[str]) -> Int[np.ndarray, "A"]:
+    """The column of each of the question's choices."""
+    A = len(question.choices)
+    named = {**dict.fromkeys(unparsable, _ERR), "No": _NO, question.gold: _GOLD}
+    column = np.array([named.get(choice, _OTHER) for choice in question.choices])
+    # A rival is an answer that many branches end on, or that many probes show.
+    shown = question.answers[question.answers >= 0]
+    often = sum(np.bincount(ids, minlength=A) / len(ids) for ids in (finals, shown))
+    weight = np.where(column == _OTHER, often, 0.0)
+    rivals = np.argsort(-weight, kind="stable")[:_FITTED_RIVALS]
+    column[rivals] = np.where(weight[rivals] > 0, _RIVALS + np.arange(len(rivals)), column[rivals])
+    return column
+
+
+def _log_lengths(
+    tokens: Int32[np.ndarray, "N"], ends: Int[np.ndarray, "N"]
+) -> tuple[Float64[np.ndarray, "C"], Float64[np.ndarray, "C"]]:
+    """Median and spread of the log-normal lengths, by where the branches end."""
+    logarithm = np.log(tokens)
+    length, spread = np.zeros((2, _RIVALS + _FITTED_RIVALS))
+    for end in np.unique(ends):
+        among = ends == end
+        length[end] = np.exp(logarithm[among].mean())
+        # A few branches have a mean but no spread of their own: take that of their like.
+        like = among if np.sum(among) >= 4 else (ends == _GOLD) == (end == _GOLD)
+        spread[end] = logarithm[like].std()
+    return length, spread
+
+
+def _clock(tokens: Int32[np.ndarray, "N"], probes: Int32[np.ndarray, "N"], delta: int) -> Float64[np.ndarray, "3"]:
+    """Offset, slope and the slope's deviation of Δ · probes as a line in the tokens."""
+    # Counting whole intervals loses half a one on average; it also adds the variance of a uniform rest.
+    probed = delta * (probes + 0.5)
+    line, *_ = np.linalg.lstsq(np.stack([np.ones(len(tokens)), tokens], axis=1), probed)
+    left = probed - line[0] - line[1] * tokens
+    variance = max(float(np.mean(left**2)) - delta**2 / 12, 0.0)
+    return np.array([*line, np.sqrt(variance / np.mean(np.square(tokens, dtype=float)))])
+
+
+def _settling(
+    agrees: Bool[np.ndarray, "N D"], probes: Int32[np.ndarray, "N"], ends: Int[np.ndarray, "N"]
+) -> tuple[Int[np.ndarray, "N"], Float64[np.ndarray, "2 K"]]:
+    """The probe from which on each branch is settled, and the quantiles of these as fractions.
+
+    A branch settles where it agrees with its final answer most from there on, a disagreement weighing two
+    agreements: a settled branch may falter, an unsettled one may show its answer in passing.
+    """
+    gain = np.where(agrees, 1, -2) * (np.arange(agrees.shape[1]) < probes[:, None])
+    settled = np.argmax(np.cumsum(gain[:, ::-1], axis=1)[:, ::-1], axis=1)
+    fraction, right = settled / np.maximum(probes, 1), ends == _GOLD
+    grid = np.linspace(0.0, 1.0, _FITTED_QUANTILES)
+    groups = [group if group.any() else np.ones_like(right) for group in (right, ~right)]
+    return settled, np.array([np.quantile(fraction[group], grid) for group in groups])
+
+
+def _showing(
+    answers: Int32[np.ndarray, "N D"],
+    column: Int[np.ndarray, "A"],
+    finals: Int32[np.ndarray, "N"],
+    probes: Int32[np.ndarray, "N"],
+    settled: Int[np.ndarray, "N"],
+    others: int,
+) -> tuple[Float64[np.ndarray, "P"], Float64[np.ndarray, "P"], Float64[np.ndarray, "P C"]]:
+    """Probabilities that a probe repeats, shows its branch's own end, or else each column; by phase.
+
+    A probe that shows what the one before it showed may be a repeat or a coincidence, and likewise with the
+    branch's end: expectation maximization shares each probe out among the three.
+    """
+    P, C = _FITTED_PHASES, _RIVALS + _FITTED_RIVALS
+    depth = np.broadcast_to(np.arange(answers.shape[1]), answers.shape)
+    way = np.maximum(settled, 1)[:, None]
+    phases = np.where(depth < settled[:, None], (P - 1) * depth // way, P - 1)
+    seen = depth < probes[:, None] - 1  # the last probe shows the end by rule
+    phase, shows, later = phases[seen], column[answers[seen]], depth[seen] > 0
+    same = later & (answers == np.roll(answers, 1, axis=1))[seen]
+    ends = (answers == finals[:, None])[seen]
+    chance = np.where(shows == _OTHER, 1 / others, 1.0)
+
+    def total(weights: Float64[np.ndarray, "M"]) -> Float64[np.ndarray, "P"]:
+        return np.bincount(phase, weights, minlength=P)
+
+    # A phase without a probe shows others, and so no gold answer to a hopeless question.
+    nothing = 1e-9 * np.eye(C)[_OTHER]
+    repeat, own, shown = np.full(P, 0.5), np.full(P, 0.5), np.full((P, C), 1 / C)
     for _ in range(60):
-        r = np.where(firsts, 0.0, repeat[p])
-        wr = r * same
-        wo = (1 - r) * own[p] * mine
-        wc = (1 - r) * (1 - own[p]) * shown[p, x] * chance
-        s = wr + wo + wc + 1e-300
-        wr, wo, wc = wr / s, wo / s, wc / s
-        cnt = lambda w, p=p: np.bincount(p, w, minlength=PHASES)
-        repeat = cnt(wr) / np.maximum(cnt(~firsts * 1.0), 1e-9)
-        own = (cnt(wo) + 1e-6) / (cnt(wo + wc) + 2e-6)
-        shown = np.bincount(p * COLUMNS + x, wc, minlength=PHASES * COLUMNS).reshape(PHASES, COLUMNS) + 1e-9
-        shown /= shown.sum(1, keepdims=True)
-    return QuestionModel(delta=q.delta, shares=shares, length=length, spread=spread, tokens=(int(q.tokens.min()), int(q.tokens.max())), probes=(int(n.min()), int(n.max())), clock=np.array([a, b, noise]), settling=settling, repeat=repeat, own=own, shown=shown, others=others)
+        fresh = 1 - repeat[phase] * later
+        weights = np.stack(
+            [
+                repeat[phase] * same,
+                fresh * own[phase] * ends,
+                fresh * (1 - own[phase]) * shown[phase, shows] * chance,
+            ]
+        )
+        by_repeat, by_own, by_rest = weights / np.maximum(weights.sum(axis=0), 1e-300)
+        repeat = total(by_repeat) / np.maximum(total(later.astype(float)), 1e-9)
+        own = total(by_own) / np.maximum(total(by_own + by_rest), 1e-9)
+        counts = np.bincount(C * phase + shows, by_rest, minlength=P * C).reshape(P, C) + nothing
+        shown = counts / counts.sum(axis=1, keepdims=True)
+    return repeat, own, shown
+
+
+# --- presets on disk ----------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _presets() -> dict[str, Preset]:
+    text = importlib.resources.files("autotts_jax").joinpath("presets.json").read_text(encoding="utf-8")
+    return {name: Preset(name, [_from_json(row) for row in rows]) for name, rows in json.loads(text).items()}
+
+
+def _from_json(row: dict[str, Any]) -> QuestionModel:
+    plain = {"delta": int, "tokens": tuple, "probes": tuple, "others": int}
+    fields: dict[str, Any] = {key: plain.get(key, np.array)(value) for key, value in row.items()}
+    return QuestionModel(**fields)
+
+
+def _to_json(presets: Iterable[Preset]) -> str:
+    """An object of presets by name, one line a question."""
+    write = functools.partial(json.dumps, separators=(",", ":"))
+    parts = []
+    for preset in presets:
+        rows = ",\n".join(write(_short(dataclasses.asdict(model))) for model in preset.questions)
+        parts.append(f"{write(preset.name)}: [\n{rows}\n]")
+    return "{" + ",\n".join(parts) + "}"
+
+
+def _short(value: Any) -> Any:
+    """The value in lists and numbers, with at most four significant digits and four decimals."""
+    match value:
+        case dict():
+            return {key: _short(item) for key, item in value.items()}
+        case np.ndarray() | tuple() | list():
+            return [_short(item) for item in value]
+        case int():
+            return value
+    rounded = round(float(f"{value:.4g}"), 4)
+    return int(rounded) if rounded.is_integer() else rounded
+
+
+if __name__ == "__main__":
+    print(_to_json(fit(trajectories.read(path)) for path in sorted(Path(sys.argv[1]).glob("*/*.json"))))

@@ -81,7 +81,9 @@ def check_controller(controller: Controller) -> Report:
     if refused := int(outcome.refused.sum()):
         notes.append(f"{refused} inadmissible actions were masked; ask obs.active and obs.unopened first.")
     if idle := int((outcome.stop_reason == StopReason.IDLE).sum()):
-        notes.append(f"{idle} of {outcome.stop_reason.size} episodes ended by a round that changed nothing, not by stop.")
+        notes.append(
+            f"{idle} of {outcome.stop_reason.size} episodes ended by a round that changed nothing, not by stop."
+        )
     if not int(outcome.opened.sum()):
         notes.append("no branch was ever opened.")
     return Report(("shapes and dtypes are fixed", "schedule is finite and monotone in β", *checks), tuple(notes))
@@ -128,7 +130,7 @@ def _replay(controller: Controller, store: ReplayStore, params: PyTree) -> tuple
 
 def _check_schedule(controller: Controller) -> PyTree:
     """Finite and monotone over a fine grid; returns the parameters of a few β."""
-    params = jax.device_get(jax.jit(jax.vmap(controller.schedule))(_BETAS))
+    params = jax.device_get(jax.jit(jax.vmap(controller.schedule))(jnp.asarray(_BETAS)))
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
         name = jax.tree_util.keystr(path, simple=True, separator=".")
         if not np.all(np.isfinite(leaf)):
@@ -147,14 +149,16 @@ def _check_schedule(controller: Controller) -> PyTree:
                 f"{controller.name}.schedule: {name} goes from {leaf.min()} to {leaf.max()}, outside its bounds "
                 f"{low:g} to {high:g}. Mend the schedule or the bounds."
             )
-    return jax.vmap(controller.schedule)(_FEW_BETAS)
+    return jax.vmap(controller.schedule)(jnp.asarray(_FEW_BETAS))
 
 
 def _check_closure(controller: Controller) -> None:
     for part in ("schedule", "init", "step"):
         function = getattr(controller, part)
         for name, cell in zip(
-            getattr(getattr(function, "__code__", None), "co_freevars", ()), getattr(function, "__closure__", None) or ()
+            getattr(getattr(function, "__code__", None), "co_freevars", ()),
+            getattr(function, "__closure__", None) or (),
+            strict=True,
         ):
             if isinstance(cell.cell_contents, jax.Array | np.ndarray):
                 raise ContractError(
@@ -197,17 +201,18 @@ def _check_answers(controller: Controller, outcome: Outcome, rows: Record) -> No
         )
 
 
-def _check_absorption(
-    controller: Controller, store: ReplayStore, params: PyTree, outcome: Outcome, run: _Run
-) -> None:
+def _check_absorption(controller: Controller, store: ReplayStore, params: PyTree, outcome: Outcome, run: _Run) -> None:
     """The record went on long after the end; `evaluate` stops there. Both must agree."""
     for p in range(len(outcome.answer)):
-        _same(controller, _row(outcome, p), run(store, _row(params, p), _orders(store)), "going on after the end")
+        _same(
+            controller,
+            _row(outcome, p),
+            run(store, _row(params, p), _orders(store)),
+            "going on after the end",
+        )
 
 
-def _check_padding(
-    controller: Controller, store: ReplayStore, params: PyTree, outcome: Outcome, run: _Run
-) -> None:
+def _check_padding(controller: Controller, store: ReplayStore, params: PyTree, outcome: Outcome, run: _Run) -> None:
     grown = [(0, 2), (0, 3)]
     padded = ReplayStore(
         answers=np.pad(store.answers, [*grown, (0, 5)], constant_values=-1),

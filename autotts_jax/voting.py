@@ -17,7 +17,16 @@ from jaxtyping import Bool, Float32, Int32
 
 from autotts_jax.environment import NO_ANSWER, SLOTS, Observation
 
-__all__ = ["Tally", "WeightedTally", "confidence", "entropy", "plurality", "pool_tally", "votes", "weighted_plurality"]
+__all__ = [
+    "Tally",
+    "WeightedTally",
+    "confidence",
+    "entropy",
+    "plurality",
+    "pool_tally",
+    "votes",
+    "weighted_plurality",
+]
 
 _LAST = np.iinfo(np.int32).max
 
@@ -40,13 +49,14 @@ class WeightedTally(NamedTuple):
 
 def votes(answers: Int32[Array, "B"], voters: Bool[Array, "B"]) -> Int32[Array, "B"]:
     """For each voter the number of voters with its answer, itself included; 0 for the others."""
-    same = (answers[:, None] == answers[None, :]) & voters[:, None] & voters[None, :]
-    return jnp.sum(same, axis=-1, dtype=jnp.int32)
+    counts = jnp.zeros(SLOTS, jnp.int32)
+    # One slot at a time, unrolled: on a CPU ten times as fast as reducing a matrix of slots × slots.
+    for slot in range(SLOTS):
+        counts += ((answers == answers[slot]) & voters[slot]).astype(jnp.int32)
+    return jnp.where(voters, counts, 0)
 
 
-def plurality(
-    answers: Int32[Array, "B"], voters: Bool[Array, "B"], order: Int32[Array, "B"] | None = None
-) -> Tally:
+def plurality(answers: Int32[Array, "B"], voters: Bool[Array, "B"], order: Int32[Array, "B"] | None = None) -> Tally:
     """The most frequent answer among the voters and the counts v1 ≥ v2.
 
     Args:

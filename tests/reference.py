@@ -1,11 +1,12 @@
-"""The oracle: the replay environment and the published controllers in plain Python, one atomic action at a time.
+"""The oracle: the replay environment and the published controllers in plain Python, by atomic actions.
 
-Slow and obvious on purpose. Answers are strings, branches are lists, every interval is paid for on its own, and
-nothing comes from `autotts_jax`: what the library computes with arrays is counted here by hand.
+Slow and obvious on purpose. Answers are strings, branches are lists, every interval is paid for on its own,
+and nothing comes from `autotts_jax`: what the library computes with arrays is counted here by hand.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,7 +26,7 @@ MOMENTUM_ROUNDS = 500
 ANSWERED, IDLE = 1, 2
 
 
-# --- votes -----------------------------------------------------------------------------------------------------
+# --- votes --------------------------------------------------------------------------------------------------
 
 
 def tally(answers: Iterable[str]) -> dict[str, int]:
@@ -52,12 +53,12 @@ def top2(answers: Iterable[str]) -> tuple[int, int]:
 
 
 def weighted_plurality(votes: Iterable[tuple[str, Fraction]]) -> tuple[str | None, Fraction, Fraction]:
-    """The answer of the greatest sum of weights (of equal ones the one that occurs first), its sum and the next."""
+    """The answer with the greatest sum of weights, that sum, and the next; ties as in `plurality`."""
     sums: dict[str, Fraction] = {}
     for answer, weight in votes:
         sums[answer] = sums.get(answer, Fraction(0)) + weight
     winner = max(sums, key=lambda answer: sums[answer], default=None)
-    ranked = sorted(sums.values(), reverse=True) + [Fraction(0), Fraction(0)]
+    ranked = [*sorted(sums.values(), reverse=True), Fraction(0), Fraction(0)]
     return winner, ranked[0], ranked[1]
 
 
@@ -83,11 +84,11 @@ def confidence(v1: int, v2: int) -> float:
     return float(exact_confidence(v1, v2))
 
 
-# --- the environment -------------------------------------------------------------------------------------------
+# --- the environment ----------------------------------------------------------------------------------------
 
 
 class Branch(NamedTuple):
-    """A recorded branch. Δ belongs to the branch: the library allows branches of several models for a question."""
+    """A recorded branch. Δ belongs to the branch: a question may have branches of several models."""
 
     probes: Sequence[str]
     tokens: int
@@ -290,8 +291,8 @@ class Episode:
     ) -> None:
         """One round of atomic actions.
 
-        A slot that is not active is refused once, however many intervals were asked of it. Once the budget has
-        refused an interval, each further one that the branches still have is refused too.
+        A slot that is not active is refused once, however many intervals were asked of it. Once the budget
+        has refused an interval, each further one asked for that its branch still has is refused too.
 
         Raises:
           Ended: if the episode ends with this round: ANSWER, or nothing changed.
@@ -377,7 +378,7 @@ class Episode:
         self.changed = True
 
 
-# --- the controllers, as the papers' loops ---------------------------------------------------------------------
+# --- the controllers, as the papers' loops ------------------------------------------------------------------
 
 
 def self_consistency(episode: Episode, *, samples: int) -> str | None:
@@ -411,7 +412,7 @@ def early_stopping(episode: Episode, *, max_samples: int, window: int) -> str | 
 def parallel_probe(
     episode: Episode, *, chains: int, stable: int, patience: int, warm_up: int, max_rounds: int
 ) -> str | None:
-    """Chains side by side, an interval a round; those off the vote's track are pruned, a stable vote stops."""
+    """Chains side by side, an interval a round; chains off track are pruned, a stable vote stops."""
     win: str | None = None
     kept = 0
     off_track: dict[int, int] = {}
@@ -442,7 +443,7 @@ def parallel_probe(
 
 
 def answer_consistency(episode: Episode, *, chains: int, k: int) -> str | None:
-    """Each chain runs until its own newest k answers are equal or it finishes; plurality of the chains' answers."""
+    """Each chain runs until its own newest k answers are equal or it finishes; plurality of all chains."""
     seen: list[list[str]] = []
     episode.round(branch=min(chains, episode.unopened), answer=None)
     while True:
@@ -473,7 +474,7 @@ def confidence_momentum(
     widen: int,
     trend_threshold: float,
 ) -> str | None:
-    """Widens while confidence in the pool's winner stagnates, abandons what opposes it, stops when it is assured."""
+    """Widens while confidence in the pool stagnates, abandons what opposes its winner, stops when assured."""
 
     def answer() -> str | None:
         return plurality(episode.finals if episode.finals else episode.newest(episode.active))
@@ -544,7 +545,7 @@ CONTROLLERS: dict[str, Callable[..., str | None]] = {
 WITHOUT_PROBES = ("self_consistency", "adaptive_consistency", "early_stopping", "oracle")
 
 
-# --- replay ----------------------------------------------------------------------------------------------------
+# --- replay -------------------------------------------------------------------------------------------------
 
 
 class Outcome(NamedTuple):
@@ -596,18 +597,16 @@ def replay(
       rules: As for `Episode`.
 
     Returns:
-      The outcome, and `Episode.margin`: a controller that computes in float32 may have decided otherwise where
-      it is tiny.
+      The outcome, and `Episode.margin`: a controller that computes in float32 may have decided otherwise
+      where it is tiny.
     """
     episode = Episode(branches, probe_everything=controller not in WITHOUT_PROBES, **rules)
-    try:
+    with contextlib.suppress(Ended):
         episode.answer(CONTROLLERS[controller](episode, **params))
-    except Ended:
-        pass
     return outcome(episode, gold, oracle=controller == "oracle"), episode.margin
 
 
-# --- the Confidence Momentum Controller's schedule ------------------------------------------------------------------
+# --- the Confidence Momentum Controller's schedule ----------------------------------------------------------
 
 
 def momentum_schedule(beta: float) -> dict[str, float]:

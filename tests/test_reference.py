@@ -1,7 +1,7 @@
 """The library against `reference`, the plain-Python oracle: every field of every episode, as whole numbers.
 
-A store is drawn as eight questions of any shape (`QUESTIONS`), padded to fixed shapes: a controller compiles once
-for all examples, and one example compares dozens of episodes.
+A store is drawn as up to eight questions of any shape, padded to fixed shapes: a controller compiles once for
+all examples, and one example compares dozens of episodes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from hypothesis import HealthCheck, event, given, note, settings
+from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
 from autotts_jax import environment, voting
@@ -37,16 +37,21 @@ TABLE_ROUNDS = 8
 #: The library compares in float32. An episode in which two real numbers came closer than that is left out.
 CLOSE = {"adaptive_consistency": 1e-7, "confidence_momentum": 1e-5}
 
-EXAMPLES, MANY = 12, 150
+EXAMPLES, MANY = 15, 150
 
-fewer = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+fewer = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=set(Phase) - {Phase.explain},
+)
 more = settings(fewer, max_examples=MANY)
 
 # Programs this small run no faster when they are optimized, and compile in half the time when they are not.
 replayed = jax.jit(evaluate, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
 
 
-# --- what is drawn -----------------------------------------------------------------------------------------------
+# --- what is drawn ------------------------------------------------------------------------------------------
 
 
 class Traits(NamedTuple):
@@ -108,6 +113,10 @@ class World(NamedTuple):
     choices: list[tuple[str, ...]]  # per question, by id
     golds: list[str]
 
+    def __repr__(self) -> str:
+        """Short: a failure shows the one episode that matters."""
+        return f"World of {len(self.golds)} questions"
+
     def branches(self, q: int, s: int) -> list[reference.Branch]:
         """The branches of an episode in the order in which they can be opened."""
         found = []
@@ -152,14 +161,15 @@ def worlds(draw: st.DrawFn) -> World:
     dataset = pack(Trajectories([question(traits) for traits in drawn]), seed=draw(st.integers(0, 99)))
     store = padded(dataset)
     if draw(st.booleans()):  # branches of several models for one question
-        store = dataclasses.replace(store, delta=store.delta * rng.integers(1, 4, store.delta.shape, np.int32))
+        factor = rng.integers(1, 4, store.delta.shape, np.int32)
+        store = dataclasses.replace(store, delta=store.delta * factor)
     orders = np.full((Q, S, SLOTS), -1, np.int32)
     resampled = draw(st.sampled_from([1, N, 20, SLOTS]))
     for q, traits in enumerate(drawn):
         orders[q, 0, : traits.branches] = rng.permutation(traits.branches)
         orders[q, 1, :resampled] = rng.integers(0, traits.branches, resampled)
-    padding = [("",)] * (Q - len(drawn))
-    return World(store, orders, [*dataset.choices, *padding], [*dataset.golds, *("" for _ in padding)])
+    missing = Q - len(drawn)
+    return World(store, orders, [*dataset.choices, *[()] * missing], [*dataset.golds, *[""] * missing])
 
 
 def budgets(world: World, cost: CostModel, share: float) -> int:
@@ -198,18 +208,23 @@ def charged(draw: st.DrawFn, world: World, charges: Charges) -> tuple[Rules, dic
 
 
 def small(least: int, greatest: int, *others: int) -> st.SearchStrategy[int]:
-    return st.one_of(st.integers(least, greatest), st.sampled_from(others)) if others else st.integers(least, greatest)
+    usual = st.integers(least, greatest)
+    return st.one_of(usual, st.sampled_from(others)) if others else usual
 
 
 def real(least: float, greatest: float, *others: float) -> st.SearchStrategy[float]:
-    return st.one_of(st.sampled_from(others), st.floats(least, greatest, width=32))
+    hundredths = st.integers(round(100 * least), round(100 * greatest)).map(lambda k: k / 100)
+    return st.one_of(st.sampled_from(others), hundredths)
 
 
-#: Small numbers, so that within a few rounds everything happens, and some at the bounds. The thresholds listed are
-#: confidences themselves: exact ties.
+#: Small numbers, so that within a few rounds everything happens, and some at the bounds. The thresholds
+#: listed are confidences themselves: exact ties.
 PARAMS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "self_consistency": {"samples": small(1, 20, 64)},
-    "adaptive_consistency": {"max_samples": small(1, 20, 64), "threshold": real(0, 1, 0.5, 0.6875, 0.75, 0.875, 1)},
+    "adaptive_consistency": {
+        "max_samples": small(1, 20, 64),
+        "threshold": real(0, 1, 0.5, 0.6875, 0.75, 0.875, 1),
+    },
     "early_stopping": {"max_samples": small(1, 20, 64), "window": small(1, 4, 64)},
     "parallel_probe": {
         "chains": small(1, 16, 64),
@@ -246,11 +261,11 @@ def vectors(draw: st.DrawFn, controller: str) -> list[dict[str, Any]]:
 def stacked(controller: Controller, drawn: Sequence[Mapping[str, Any]]) -> Any:
     """The controller's own Params, with a leading axis."""
     params = jax.eval_shape(controller.schedule, jax.ShapeDtypeStruct((), np.float32))
-    arrays = {key: np.array([vector[key] for vector in drawn], leaf.dtype) for key, leaf in params._asdict().items()}
-    return type(params)(**arrays)
+    leaves = params._asdict().items()
+    return type(params)(**{key: np.array([vector[key] for vector in drawn], leaf.dtype) for key, leaf in leaves})
 
 
-# --- the comparison ----------------------------------------------------------------------------------------------
+# --- the comparison -----------------------------------------------------------------------------------------
 
 
 def compare(
@@ -272,12 +287,12 @@ def compare(
     differing = {key: (ours[key], value) for key, value in outcome._asdict().items() if ours[key] != value}
     if differing:
         lines = "".join(f"\n  {branch}" for branch in branches)
-        note(f"{what}\ngold {world.golds[q]!r}, branches in the order in which they open:{lines}")
-        pytest.fail(f"question {q}, order {s}, vector {p}; field: (library, oracle) {differing}\n{what}{lines}")
+        pytest.fail(f"field: (library, oracle) {differing}\n{what}, gold {world.golds[q]!r}, branches:{lines}")
     return True
 
 
-def check_controller(name: str, charges: Charges, data: st.DataObject) -> None:
+def check_controller(name: str, charges: Charges, data: st.DataObject) -> tuple[int, int]:
+    """Compares the episodes of one drawn store; returns how many there were and how many were left out."""
     controller = CONTROLLERS[name]
     world = data.draw(worlds())
     rules, oracle_rules = data.draw(charged(world, charges))
@@ -290,18 +305,37 @@ def check_controller(name: str, charges: Charges, data: st.DataObject) -> None:
     def expected(branches: list[reference.Branch], gold: str, p: int) -> tuple[reference.Outcome, float]:
         return reference.replay(name, branches, gold, rounded[p], **oracle_rules)
 
+    close = CLOSE.get(name, 0.0)
     compared = [
-        compare(world, found, expected, index, CLOSE.get(name, 0.0), f"{name} {rounded[index[0]]} {oracle_rules}")
+        compare(world, found, expected, index, close, f"{name} {rounded[index[0]]} {oracle_rules}")
         for index in np.ndindex(P, Q, S)
     ]
     left_out = len(compared) - sum(compared)
     event(f"episodes left out as too close a call in float32: {left_out}")
-    assert left_out < len(compared) / 2
+    return len(compared), left_out
+
+
+def check_examples(name: str, charges: Charges, profile: settings) -> None:
+    counts = []
+
+    @profile
+    @given(st.data())
+    def examples(data: st.DataObject) -> None:
+        counts.append(check_controller(name, charges, data))
+
+    examples()
+    episodes, left_out = np.sum(counts, axis=0)
+    assert left_out <= episodes / 20, "what is left out may not be what matters"
 
 
 EVERY_RULES = [Charges(cost, limited) for cost in CostModel for limited in (False, True)]
-#: One combination with a budget for each controller; all of them are tried by the slow test.
-FEW_RULES = [(name, Charges(CostModel.RELEASED, False)) for name in CONTROLLERS if name != "oracle"] + [
+#: The published accounting, and one combination with a budget for each; the slow test tries them all.
+FEW_RULES = [
+    ("adaptive_consistency", Charges(CostModel.RELEASED, False)),
+    ("early_stopping", Charges(CostModel.RELEASED, False)),
+    ("parallel_probe", Charges(CostModel.RELEASED, False)),
+    ("answer_consistency", Charges(CostModel.RELEASED, False)),
+    ("confidence_momentum", Charges(CostModel.RELEASED, False)),
     ("self_consistency", Charges(CostModel.GENERATED, True)),
     ("adaptive_consistency", Charges(CostModel.RELEASED, True)),
     ("early_stopping", Charges(CostModel.RELEASED, True)),
@@ -313,22 +347,18 @@ FEW_RULES = [(name, Charges(CostModel.RELEASED, False)) for name in CONTROLLERS 
 
 
 @pytest.mark.parametrize(("name", "charges"), FEW_RULES, ids=str)
-@given(data=st.data())
-@fewer
-def test_controllers_agree(name: str, charges: Charges, data: st.DataObject) -> None:
-    check_controller(name, charges, data)
+def test_controllers_agree(name: str, charges: Charges) -> None:
+    check_examples(name, charges, fewer)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("charges", EVERY_RULES, ids=str)
 @pytest.mark.parametrize("name", CONTROLLERS)
-@given(data=st.data())
-@more
-def test_controllers_agree_under_all_rules(name: str, charges: Charges, data: st.DataObject) -> None:
-    check_controller(name, charges, data)
+def test_controllers_agree_under_all_rules(name: str, charges: Charges) -> None:
+    check_examples(name, charges, more)
 
 
-# --- any actions whatever ------------------------------------------------------------------------------------------
+# --- any actions whatever -----------------------------------------------------------------------------------
 
 
 def table(probe_everything: bool) -> Controller:
@@ -338,33 +368,60 @@ def table(probe_everything: bool) -> Controller:
         return memory, jax.tree.map(lambda leaf: leaf[jnp.minimum(obs.round, TABLE_ROUNDS - 1)], params)
 
     return Controller(
-        name="table", schedule=lambda beta: (), init=lambda params: (), step=step, probe_everything=probe_everything
+        name="table",
+        schedule=lambda beta: (),
+        init=lambda params: (),
+        step=step,
+        probe_everything=probe_everything,
     )
 
 
 TABLES = {probe_everything: table(probe_everything) for probe_everything in (False, True)}
 
 
-@st.composite
-def tables(draw: st.DrawFn) -> Action:
+class Asked(NamedTuple):
+    """What a table of actions is like; the rest follows from the seed."""
+
+    seed: int
+    branch: int  # below that
+    prune: float  # of the slots, and so on
+    continue_: float
+    probe: float
+    idle: float  # of the rounds
+    stop: float
+
+
+ASKED = st.builds(
+    Asked,
+    seed=st.integers(0, 2**32 - 1),
+    branch=st.sampled_from([2, 6, 80]),
+    prune=st.sampled_from([0, 0.02, 0.2]),
+    continue_=st.sampled_from([0, 0.2, 0.9]),
+    probe=st.sampled_from([0, 0.2, 0.9]),
+    idle=st.sampled_from([0, 0.1]),
+    stop=st.sampled_from([0, 0.1]),
+)
+
+
+def tables(asked: Asked) -> Action:
     """P tables of actions, admissible or not; the last round answers."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = np.random.default_rng(asked.seed)
     shape = (P, TABLE_ROUNDS)
-    asked = {key: draw(st.sampled_from([0, 0.05, 0.5])) for key in ("prune", "continue", "probe", "idle", "stop")}
+    busy = rng.random(shape) >= asked.idle
 
     def slots(share: float) -> np.ndarray:
         # Mostly the first slots, since those are the ones that get opened.
-        return (rng.random((*shape, SLOTS)) < share) & (np.arange(SLOTS) < rng.choice([4, 16, SLOTS], (*shape, 1)))
+        first = np.arange(SLOTS) < rng.choice([4, 16, SLOTS], (*shape, 1))
+        return first & busy[..., None] & (rng.random((*shape, SLOTS)) < share)
 
     counts = rng.choice(np.array([-(2**31), -1, 1, 1, 2, 3, READ_TO_END], np.int32), (*shape, SLOTS))
-    busy = rng.random(shape) >= asked["idle"] / 2
-    stop = rng.random(shape) < asked["stop"] / 4
+    stop = rng.random(shape) < asked.stop
     stop[:, -1] = True
     return Action(
-        prune=slots(asked["prune"] / 2) & busy[..., None],
-        branch=np.where(busy, rng.integers(-2, draw(st.sampled_from([2, 6, 80])), shape), 0).astype(np.int32),
-        continue_=np.where(slots(asked["continue"]) & busy[..., None], counts, 0).astype(np.int32),
-        probe=slots(asked["probe"]) & busy[..., None],
+        prune=slots(asked.prune),
+        branch=np.where(busy, rng.integers(-2, asked.branch, shape), 0).astype(np.int32),
+        continue_=np.where(slots(asked.continue_), counts, 0).astype(np.int32),
+        probe=slots(asked.probe),
         stop=stop,
         answer=rng.integers(-1, 6, shape, np.int32),
     )
@@ -396,23 +453,24 @@ def check_table(probe_everything: bool, charges: Charges, data: st.DataObject) -
     controller = TABLES[probe_everything]
     world = data.draw(worlds())
     rules, oracle_rules = data.draw(charged(world, charges))
-    actions = data.draw(tables())
+    actions = tables(data.draw(ASKED))
     store, orders = jax.tree.map(jnp.asarray, (world.store, world.orders))
     found = jax.device_get(replayed(controller, store, actions, orders, rules))
     shown = jax.device_get(observed(controller, store, actions, orders, rules))
 
     def ours(p: int, q: int, s: int, r: int) -> dict[str, Any]:
-        seen = {field.name: getattr(shown, field.name)[p, q, s, r].tolist() for field in dataclasses.fields(shown)}
+        fields = [field.name for field in dataclasses.fields(Observation)]
+        seen = {name: getattr(shown, name)[p, q, s, r].tolist() for name in fields}
         seen["answer"] = [world.text(q, answer) for answer in seen["answer"]]
         at = seen.pop("finished_at")
-        assert all((place == reference.UNLIMITED) != done for place, done in zip(at, seen["finished"], strict=True))
+        assert [place != reference.UNLIMITED for place in at] == seen["finished"]
         order = sorted((place, slot) for slot, place in enumerate(at) if place != reference.UNLIMITED)
         assert len({place for place, _ in order}) == len(order)
         seen["finish_order"] = [slot for _, slot in order]
         return seen
 
     for index in np.ndindex(P, Q, S):
-        p, q, s = index
+        _, q, s = index
 
         def expected(
             branches: list[reference.Branch], gold: str, p: int, q: int = q, s: int = s
@@ -463,7 +521,7 @@ def test_any_actions_agree_under_all_rules(probe_everything: bool, charges: Char
     check_table(probe_everything, charges, data)
 
 
-# --- long episodes ---------------------------------------------------------------------------------------------------
+# --- long episodes ------------------------------------------------------------------------------------------
 
 
 def test_momentum_gives_up_after_500_rounds() -> None:
@@ -477,14 +535,17 @@ def test_momentum_gives_up_after_500_rounds() -> None:
     controller = CONTROLLERS["confidence_momentum"]
     found = replayed(controller, dataset.store, stacked(controller, [params]), orders)
     ought, _ = reference.replay(
-        controller.name, [reference.Branch(p, tokens, final, 10) for p, tokens, final in branches], "0", params
+        controller.name,
+        [reference.Branch(p, tokens, final, 10) for p, tokens, final in branches],
+        "0",
+        params,
     )
     assert found.rounds.item() == ought.rounds == reference.MOMENTUM_ROUNDS + 2
     assert found.tokens.item() == ought.tokens
     assert dataset.answer(0, found.answer.item()) == ought.answer
 
 
-# --- votes -----------------------------------------------------------------------------------------------------------
+# --- votes --------------------------------------------------------------------------------------------------
 
 
 def test_confidence_is_the_exact_one_rounded() -> None:
@@ -567,23 +628,40 @@ def test_votes_agree(seed: int, distinct: int, share: float, slots: int) -> None
     assert found[6] == pytest.approx(reference.entropy(named) if named else 0, abs=1e-5)
 
 
-# --- the published schedule --------------------------------------------------------------------------------------
+# --- the published schedule ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("points", [11, 21, 41, 101, 1001])
-def test_momentum_schedule_is_the_published_one(points: int) -> None:
-    betas = [k / (points - 1) for k in range(points)]
-    found = jax.vmap(CONTROLLERS["confidence_momentum"].schedule)(jnp.array(betas, jnp.float32))
-    differing = []
+@pytest.mark.parametrize(("points", "undecided"), [(11, False), (21, False), (41, True), (101, False), (1001, True)])
+def test_momentum_schedule_is_the_published_one(points: int, undecided: bool) -> None:
+    """On a grid of β, float32 gives the published parameters, but for one thing.
+
+    Where rounding to four decimals meets a tie (0.04 − 0.03·0.025 = 0.03925), it is the noise of float64 that
+    decides in the published code, and no rule; there float32 sometimes decides otherwise. The published grid of
+    11 points has no such case.
+    """
+    betas = [Fraction(k, points - 1) for k in range(points)]
+    schedule = jax.jit(jax.vmap(CONTROLLERS["confidence_momentum"].schedule))
+    found = jax.device_get(schedule(np.array([float(beta) for beta in betas], np.float32)))
+    exact = {
+        "ema_alpha": ("0.70", "-0.40"),
+        "conf_threshold": ("0.85", "0.12"),
+        "delta_slack": ("0.04", "-0.03"),
+        "trend_threshold": ("0.04", "-0.03"),
+    }
+    otherwise = []
     for index, beta in enumerate(betas):
-        for key, value in reference.momentum_schedule(beta).items():
-            ours = getattr(found, key)[index].item()
-            if ours != (np.float32(value).item() if isinstance(value, float) else value):
-                differing.append((beta, key, ours, value))
-    assert not differing, f"{len(differing)} (β, parameter, library, published): {differing}"
+        for key, value in reference.momentum_schedule(float(beta)).items():
+            ours = getattr(found, key)[index]
+            if ours != ours.dtype.type(value):
+                start, slope = map(Fraction, exact[key])  # a whole number never differs
+                tie = (10_000 * (start + slope * beta)).denominator == 2
+                assert tie, f"β = {float(beta)}: {key} is {ours}, published {value}"
+                assert ours == pytest.approx(value, abs=1.001e-4)
+                otherwise.append((float(beta), key))
+    assert bool(otherwise) == undecided, otherwise
 
 
-# --- the oracle itself -------------------------------------------------------------------------------------------
+# --- the oracle itself --------------------------------------------------------------------------------------
 
 
 def test_the_oracle_counts_as_by_hand() -> None:
@@ -618,13 +696,13 @@ def test_the_oracle_counts_as_by_hand() -> None:
     assert (cut.answer, cut.stop_reason, cut.rounds) == (None, reference.ANSWERED, 2)
 
 
-# --- the public traces -------------------------------------------------------------------------------------------
+# --- the public traces --------------------------------------------------------------------------------------
 
 
 def test_real_episodes_agree(replay_directory: Path) -> None:
     """200 episodes of the public traces: any file, question, shuffle and published setting."""
     rng = random.Random(0)
-    per_file, shuffles = 2, 3
+    per_file, shuffles = 1, 3
     parts = []
     for path in sorted(replay_directory.glob("*/*.json")):
         trajectories = read(path)
@@ -642,7 +720,7 @@ def test_real_episodes_agree(replay_directory: Path) -> None:
             for n, stable, patience, warm_up in ((8, 40, 7, 15), (64, 40, 7, 15), (64, 14, 8, 10))
         ],
         "answer_consistency": [{"chains": 64, "k": 14}, {"chains": 16, "k": 3}],
-        "confidence_momentum": [reference.momentum_schedule(k / 10) for k in range(11)],
+        "confidence_momentum": [reference.momentum_schedule(k / 10) for k in (0, 3, 5, 8, 10)],
     }
     count = 200 // len(published) + 1
     for name, drawn in published.items():

@@ -21,7 +21,7 @@ class Params(NamedTuple):
 
 
 def schedule(beta: Float32[Array, ""]) -> Params:
-    """n = 64^β, t = 0.95."""
+    """N = 64^β, t = 0.95."""
     return Params(max_samples=sample_count(beta), threshold=jnp.asarray(0.95, jnp.float32))
 
 

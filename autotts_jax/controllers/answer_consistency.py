@@ -31,7 +31,7 @@ class Memory(NamedTuple):
 
 
 def schedule(beta: Float32[Array, ""]) -> Params:
-    """n = 64^β, k = 14."""
+    """N = 64^β, k = 14."""
     return Params(chains=sample_count(beta), k=jnp.asarray(14, jnp.int32))
 
 

@@ -88,7 +88,9 @@ def check_shapes(controller: Controller) -> None:
     obs = example_observation()
     result = _traced(controller, "step", params, memory, obs)
     if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Action):
-        raise InputError(f"{controller.name}.step does not return (memory, Action). Build the Action with act(obs, …).")
+        raise InputError(
+            f"{controller.name}.step does not return (memory, Action). Build the Action with act(obs, …)."
+        )
     _same(f"{controller.name}.step: memory", "as init makes it", memory, result[0])
     action = jax.eval_shape(lambda obs: act(obs, answer=0), obs)
     _same(f"{controller.name}.step: action", "as act(obs, …) makes it", action, result[1])
@@ -110,11 +112,9 @@ def _traced(controller: Controller, function: str, *args: PyTree) -> PyTree:
 
 
 def _same(what: str, how: str, expected: PyTree, found: PyTree) -> None:
-    if jax.tree.structure(expected) != jax.tree.structure(found):
-        raise InputError(
-            f"{what} changes its structure: {jax.tree.structure(found)} instead of {jax.tree.structure(expected)}. "
-            f"Return it {how}."
-        )
+    before, after = str(jax.tree.structure(expected)), str(jax.tree.structure(found))
+    if before != after:
+        raise InputError(f"{what} changes its structure: {after} instead of {before}. Return it {how}.")
     for (name, a), (_, b) in zip(_leaves(expected), _leaves(found), strict=True):
         if (a.shape, a.dtype) != (b.shape, b.dtype):
             raise InputError(

@@ -108,7 +108,7 @@ def step(params: Params, memory: Memory, obs: Observation) -> tuple[Memory, Acti
 
     # The beginning of round r + 1, unless branches are opened first.
     beginning = branch == 0
-    r = r + beginning
+    r = r + beginning.astype(jnp.int32)
     stop |= r >= MAX_ROUNDS
     ema = jnp.where(beginning, _blend(ema, conf, params), ema)
     informed = beginning & (r >= params.warm_up) & (pool.first > 0)
@@ -118,9 +118,7 @@ def step(params: Params, memory: Memory, obs: Observation) -> tuple[Memory, Acti
     deepen = jnp.where(obs.active & ~abandon & beginning, jnp.where(informed & agrees, params.burst, 1), 0)
 
     new = Memory(r, ~beginning, ema, history, against)
-    return new, act(
-        obs, prune=abandon, branch=branch, continue_=deepen, stop=stop, answer=_answer(pool, obs)
-    )
+    return new, act(obs, prune=abandon, branch=branch, continue_=deepen, stop=stop, answer=_answer(pool, obs))
 
 
 def _blend(ema: Float32[Array, ""], conf: Float32[Array, ""], params: Params) -> Float32[Array, ""]:
@@ -132,7 +130,9 @@ def _most_opposed(
 ) -> Bool[Array, "B"]:
     """The candidates, most opposed first, earlier opened first, but so many that two live branches stay."""
     key = jnp.where(candidates, against * SLOTS + jnp.arange(SLOTS, 0, -1, dtype=jnp.int32), 0)
-    rank = jnp.sum(key[None, :] > key[:, None], axis=-1, dtype=jnp.int32)
+    rank = jnp.zeros(SLOTS, jnp.int32)
+    for slot in range(SLOTS):  # unrolled: see `voting.votes`
+        rank += (key[slot] > key).astype(jnp.int32)
     return candidates & (rank < jnp.sum(live, dtype=jnp.int32) - 2)
 
 

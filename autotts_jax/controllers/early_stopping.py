@@ -21,7 +21,7 @@ class Params(NamedTuple):
 
 
 def schedule(beta: Float32[Array, ""]) -> Params:
-    """n = 64^β, w = 8."""
+    """N = 64^β, w = 8."""
     return Params(max_samples=sample_count(beta), window=jnp.asarray(8, jnp.int32))
 
 

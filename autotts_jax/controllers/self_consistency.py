@@ -21,7 +21,7 @@ class Params(NamedTuple):
 
 
 def schedule(beta: Float32[Array, ""]) -> Params:
-    """n = 64^β, from 1 to 64."""
+    """N = 64^β, from 1 to 64."""
     return Params(samples=sample_count(beta))
 
 

@@ -1,0 +1,113 @@
+"""`evaluate` as part of somebody else's JAX program."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import autotts_jax
+from autotts_jax import CONTROLLERS, CostModel, Outcome, Rules, evaluate
+from autotts_jax.replay import ReplayStore
+from autotts_jax.testing import _world
+
+CMC = CONTROLLERS["confidence_momentum"]
+BETAS = np.linspace(0, 1, 4, dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def store() -> ReplayStore:
+    return jax.tree.map(jnp.asarray, _world(questions=3, branches=20, depth=9))
+
+
+@pytest.fixture(scope="module")
+def orders(store: ReplayStore) -> jax.Array:
+    return jnp.asarray(autotts_jax.published_orders(store, 2))
+
+
+@pytest.fixture(scope="module")
+def expected(store: ReplayStore, orders: jax.Array) -> Outcome:
+    return evaluate(CMC, store, jax.vmap(CMC.schedule)(BETAS), orders)
+
+
+def test_shapes_and_dtypes(expected: Outcome) -> None:
+    for leaf in jax.tree.leaves(expected):
+        chex.assert_shape(leaf, (4, 3, 2))
+        assert leaf.dtype in (jnp.int32, jnp.bool_)
+
+
+def test_under_jit_nothing_retraces(store: ReplayStore, orders: jax.Array, expected: Outcome) -> None:
+    chex.clear_trace_counter()
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def run(store: ReplayStore, betas: jax.Array, orders: jax.Array) -> Outcome:
+        return evaluate(CMC, store, jax.vmap(CMC.schedule)(betas), orders)
+
+    chex.assert_trees_all_equal(run(store, BETAS, orders), expected)
+    other = jax.tree.map(jnp.asarray, _world(questions=3, branches=20, depth=9, seed=1))
+    run(other, BETAS / 2, orders[:, ::-1])
+
+
+def test_under_vmap(store: ReplayStore, orders: jax.Array, expected: Outcome) -> None:
+    def one(beta: jax.Array) -> Outcome:
+        params = jax.tree.map(lambda leaf: leaf[None], CMC.schedule(beta))
+        return jax.tree.map(lambda leaf: leaf[0], evaluate(CMC, store, params, orders))
+
+    chex.assert_trees_all_equal(jax.jit(jax.vmap(one))(BETAS), expected)
+
+
+def test_under_scan(store: ReplayStore, orders: jax.Array, expected: Outcome) -> None:
+    def body(total: jax.Array, beta: jax.Array) -> tuple[jax.Array, Outcome]:
+        outcome = evaluate(CMC, store, jax.vmap(CMC.schedule)(beta[None]), orders)
+        return total + jnp.sum(outcome.tokens, dtype=jnp.int32), jax.tree.map(lambda leaf: leaf[0], outcome)
+
+    total, outcomes = jax.jit(lambda betas: jax.lax.scan(body, jnp.int32(0), betas))(BETAS)
+    chex.assert_trees_all_equal(outcomes, expected)
+    assert total == expected.tokens.sum()
+
+
+def test_without_jit(store: ReplayStore, orders: jax.Array, expected: Outcome) -> None:
+    params = jax.vmap(CMC.schedule)(BETAS[1:2])
+    with jax.disable_jit():
+        outcome = evaluate(CMC, store, params, orders[:, :1])
+    chex.assert_trees_all_equal(outcome, jax.tree.map(lambda leaf: leaf[1:2, :, :1], expected))
+
+
+def test_under_x64(store: ReplayStore, orders: jax.Array, expected: Outcome, x64: bool) -> None:
+    outcome = evaluate(CMC, store, jax.vmap(CMC.schedule)(BETAS), orders)
+    chex.assert_trees_all_equal_dtypes(outcome, expected)
+    chex.assert_trees_all_equal(outcome, expected)
+
+
+def test_numpy_arrays_will_do(store: ReplayStore, orders: jax.Array, expected: Outcome) -> None:
+    host, params = jax.device_get((store, jax.vmap(CMC.schedule)(BETAS)))
+    chex.assert_trees_all_equal(evaluate(CMC, host, params, np.asarray(orders)), expected)
+
+
+def test_budget_as_a_runtime_value(store: ReplayStore, orders: jax.Array) -> None:
+    """A sweep over budgets is a vmap over rules."""
+    params = jax.vmap(CMC.schedule)(BETAS[-1:])
+
+    def run(budget: jax.Array) -> Outcome:
+        return evaluate(CMC, store, params, orders, Rules(cost=CostModel.INTERVALS, budget=budget))
+
+    outcome = jax.jit(jax.vmap(run))(jnp.array([0, 5, 40, 2**30], jnp.int32))
+    most = outcome.cost.max(axis=(1, 2, 3))
+    assert most[0] == 0
+    assert most[1] == 5
+    assert most[2] == 40
+    unlimited = evaluate(CMC, store, params, orders, Rules(cost=CostModel.INTERVALS))
+    chex.assert_trees_all_equal(jax.tree.map(lambda leaf: leaf[3], outcome), unlimited)
+
+
+def test_wrong_shapes_are_refused(store: ReplayStore, orders: jax.Array) -> None:
+    params = jax.vmap(CMC.schedule)(BETAS)
+    with pytest.raises(AssertionError, match="orders must be"):
+        evaluate(CMC, store, params, orders[:, :, :10])
+    with pytest.raises(AssertionError, match="orders must be"):
+        evaluate(CMC, store, params, orders[:2])
+    with pytest.raises(AssertionError, match="leading axis P"):
+        evaluate(CMC, store, params._replace(widen=jnp.int32(1)), orders)
+    with pytest.raises(AssertionError, match="leading axis P"):
+        evaluate(CMC, store, CMC.schedule(jnp.float32(0)), orders)

@@ -1,0 +1,82 @@
+"""The house: what may import what, and what importing the library costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import autotts_jax
+
+PACKAGE = Path(autotts_jax.__file__).parent
+
+#: From the ground up: a room may use those below it.
+ROOMS = [
+    "trajectories",
+    "fetch",
+    "synthetic",
+    "replay",
+    "environment",
+    "voting",
+    "controllers",
+    "rollout",
+    "testing",
+    "sweep",
+    "cli",
+]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_point_downward(room: str) -> None:
+    files = [PACKAGE / f"{room}.py"] if (PACKAGE / f"{room}.py").exists() else (PACKAGE / room).glob("*.py")
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{file.name}: write imports out"
+                whole = node.module == "autotts_jax"
+                names = [f"autotts_jax.{a.name}" for a in node.names] if whole else [str(node.module)]
+            for name in names:
+                top, _, rest = name.partition(".")
+                assert top not in ("collect", "discovery"), f"{file.name} imports {name}"
+                if top == "autotts_jax":
+                    assert ROOMS.index(rest.split(".")[0]) <= ROOMS.index(room), f"{file.name} imports {name}"
+                if room in ("trajectories", "fetch", "synthetic"):
+                    assert top not in ("jax", "chex"), f"{file.name} imports {name}"
+
+
+def test_every_room_is_listed() -> None:
+    found = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert found - {"__init__"} == set(ROOMS)
+
+
+def test_importing_is_light_and_changes_nothing() -> None:
+    code = """
+import sys, jax
+before = dict(jax.config.values)
+import autotts_jax
+assert dict(jax.config.values) == before, "JAX configuration changed"
+assert not jax._src.xla_bridge.backends_are_initialized(), "a backend was opened"
+heavy = {"orbax", "pooch", "requests", "typer", "rich", "matplotlib", "pandas", "scipy"} & set(sys.modules)
+print(sorted(heavy))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == "[]"
+
+
+def test_public_names_are_sorted_and_there() -> None:
+    assert sorted(autotts_jax.__all__, key=lambda n: (not n.isupper(), n[0].islower(), n)) == autotts_jax.__all__
+    for name in autotts_jax.__all__:
+        assert hasattr(autotts_jax, name)
+
+
+@pytest.mark.parametrize("tool", [("ruff", "check"), ("ruff", "format", "--check"), ("mypy",)])
+def test_clean(tool: tuple[str, ...]) -> None:
+    """Lint, format and types, as a part of the tests so that nobody forgets them."""
+    command = [sys.executable, "-m", *tool, *(["."] if tool[0] == "ruff" else [])]
+    run = subprocess.run(command, cwd=PACKAGE.parent, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr

@@ -1,0 +1,95 @@
+"""The published figures, to the last digit, on the public replay files."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+
+import autotts_jax
+from autotts_jax import CONTROLLERS, Dataset, Setting, evaluate
+
+PUBLISHED = Path(__file__).parent / "published"
+
+
+@pytest.fixture(scope="module")
+def dataset(replay_directory: Path) -> Dataset:
+    return autotts_jax.concatenate(autotts_jax.open_datasets(replay_directory))
+
+
+def settings(rows: list[dict]) -> dict[tuple[str, str], Setting]:
+    """The distinct settings of published rows, by controller and parameters."""
+    return {
+        (row["controller"], row["params"]): Setting(CONTROLLERS[row["controller"]], json.loads(row["params"]))
+        for row in rows
+    }
+
+
+def test_every_published_figure(dataset: Dataset, x64: bool) -> None:
+    published = pyarrow.csv.read_csv(PUBLISHED / "figures.csv").to_pylist()
+    chosen = settings(published)
+    results = autotts_jax.sweep(dataset, list(chosen.values())).table.to_pylist()
+    parts = [name for name, _ in dataset.parts]
+    assert len(results) == len(parts) * len(chosen)
+    found = {
+        (row["dataset"], *key): (row["correct"], row["tokens_total"])
+        for part, rows in zip(parts, np.array_split(np.array(results), len(parts)), strict=True)
+        for key, row in zip(chosen, rows, strict=True)
+        if row["dataset"] == part
+    }
+    expected = {
+        (f"{row['model']}/{row['dataset']}", row["controller"], row["params"]): (
+            row["correct"],
+            row["total_tokens"],
+        )
+        for row in published
+    }
+    assert len(expected) == 304
+    assert found == expected
+
+
+def test_every_published_episode(dataset: Dataset) -> None:
+    published = pyarrow.parquet.read_table(PUBLISHED / "episodes.parquet").to_pylist()
+    starts = dict(zip([n for n, _ in dataset.parts], np.cumsum([0, *(n for _, n in dataset.parts)]), strict=False))
+    orders = jnp.asarray(autotts_jax.published_orders(dataset.store, 2))
+    outcomes = {}
+    for (name, params), setting in settings(published).items():
+        given = dict(setting.given)
+        vector = setting.controller.schedule(jnp.float32(given.pop("beta", 0)))
+        vector = vector._replace(**{k: jnp.asarray(v, getattr(vector, k).dtype) for k, v in given.items()})
+        one = jax.tree.map(lambda leaf: leaf[None], vector)
+        outcomes[name, params] = jax.device_get(
+            jax.jit(evaluate, static_argnums=0)(setting.controller, dataset.store, one, orders)
+        )
+    wrong = []
+    for row in published:
+        outcome = outcomes[row["controller"], row["params"]]
+        q = starts[f"{row['model']}/{row['dataset']}"] + row["question"]
+        answer = dataset.answer(q, outcome.answer[0, q, row["seed"]])
+        if (answer, outcome.tokens[0, q, row["seed"]]) != (row["answer"], row["tokens"]):
+            wrong.append(row)
+    assert len(published) == 18_240
+    assert not wrong, f"{len(wrong)} episodes differ, the first: {wrong[0]}"
+
+
+def test_answer_consistency_and_sequential_tokens(dataset: Dataset) -> None:
+    """Parallel-Probe's table for Qwen3-8B (arXiv 2602.03845): the SAC row, and SC@64's sequential tokens."""
+    table = autotts_jax.sweep(dataset, ["answer_consistency:chains=64,k=14", "self_consistency:samples=64"]).table
+    sac, sc = (row for row in table.to_pylist() if row["dataset"] == "Qwen3-8B/aime24")
+    assert round(100 * sac["accuracy"], 2) == 76.67
+    assert round(sac["tokens"]) == 773_352
+    assert round(sac["sequential_tokens"]) == 25_617
+    assert round(sc["sequential_tokens"]) == 30_091
+
+
+def test_oracle_bounds_self_consistency(dataset: Dataset) -> None:
+    rows = autotts_jax.sweep(dataset, ["oracle", "self_consistency"], betas=(0, 1), shuffles=10).table.to_pylist()
+    for part, _ in dataset.parts:
+        one, all_, sc1, sc64 = (row for row in rows if row["dataset"] == part)
+        assert one["correct"] == sc1["correct"]  # pass@1 is the accuracy of one sample
+        assert all_["correct"] >= sc64["correct"]
+        assert all_["tokens_total"] == sc64["tokens_total"]

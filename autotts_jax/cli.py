@@ -88,7 +88,7 @@ def sweep(
         )
     _print_results(results)
     for note in results.notes:
-        _err.print(f"note: {note}", highlight=False)
+        _err.print(f"note: {note}", highlight=False, soft_wrap=True)
     if out is not None:
         for path in results.write(out, per_question=per_question):
             _out.print(f"wrote {path}", highlight=False, soft_wrap=True)

@@ -175,11 +175,10 @@ def evaluate(
     store, orders, params = jax.tree.map(jnp.asarray, (store, orders, params))
     Q, S, _ = orders.shape
     chex.assert_shape(orders, (len(store.gold), S, SLOTS), custom_message="orders must be [Q, S, SLOTS]")
-    chex.assert_tree_has_only_ndarrays(params)
-    leaves = jax.tree.leaves(params)
-    P = leaves[0].shape[0] if leaves else 1
-    for leaf in leaves:
-        chex.assert_shape(leaf, (P, ...), custom_message="every leaf of params needs the leading axis P")
+    for leaf in jax.tree.leaves(params):
+        chex.assert_rank(leaf, 1, custom_message="every leaf of params needs the leading axis P")
+    chex.assert_equal_shape(jax.tree.leaves(params), custom_message="every leaf of params needs the leading axis P")
+    P = len(jax.tree.leaves(params)[0])
 
     deals = jax.vmap(lambda q, row: jax.vmap(lambda order: environment.deal(store, q, order))(row))(
         jnp.arange(Q, dtype=jnp.int32), orders

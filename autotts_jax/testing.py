@@ -24,7 +24,7 @@ _BETAS = np.linspace(0, 1, 101, dtype=np.float32)
 _FEW_BETAS = np.linspace(0, 1, 3, dtype=np.float32)
 _ROUNDS = 600
 
-_Run = Callable[[ReplayStore, PyTree, np.ndarray], Outcome]
+_Run = Callable[[ReplayStore, PyTree], tuple[Outcome, Record]]
 
 
 class ContractError(InputError):
@@ -56,23 +56,17 @@ def check_controller(controller: Controller) -> Report:
         raise ContractError(str(error)) from error
     store = _world()
     params = _check_schedule(controller)
-    outcome, rows = _replay(controller, store, params)
     traces: list[ReplayStore] = []
-
-    @jax.jit
-    def run(store: ReplayStore, params: PyTree, orders: Array) -> Outcome:
-        traces.append(store)
-        return evaluate(controller, store, params, orders)
-
+    run = _replayer(controller, traces)
+    outcome, rows = run(store, params)
     checks: dict[str, Callable[[], None]] = {
         "no array is closed over": lambda: _check_closure(controller),
         "no NaN": lambda: _check_finite(controller, rows),
         "every episode ends": lambda: _check_end(controller, outcome),
         "only revealed answers are given": lambda: _check_answers(controller, outcome, rows),
-        "ended episodes absorb": lambda: _check_absorption(controller, store, params, outcome, run),
         "what was not paid for changes nothing": lambda: _check_hidden(controller, store, params, outcome, rows, run),
         "nothing retraces over β": lambda: _check_retrace(controller, traces),
-        "padding changes nothing": lambda: _check_padding(controller, store, params, outcome, run),
+        "ended episodes absorb, padding changes nothing": lambda: _check_driver(controller, store, params, outcome),
         "it can be exported": lambda: _check_export(controller),
     }
     for check in checks.values():
@@ -114,18 +108,20 @@ def _orders(store: ReplayStore) -> np.ndarray:
     return published_orders(store, 1)
 
 
-def _replay(controller: Controller, store: ReplayStore, params: PyTree) -> tuple[Outcome, Record]:
-    """Outcomes ``[P, Q]`` and records ``[P, Q, T, …]`` of one shuffle, round by round."""
-    orders = jnp.asarray(_orders(store))
-    device_store = jax.tree.map(jnp.asarray, store)
+def _replayer(controller: Controller, traces: list[ReplayStore]) -> _Run:
+    """Replays one shuffle round by round: outcomes ``[P, Q]`` and records ``[P, Q, T, …]``."""
 
-    def one(p: PyTree, q: Array) -> tuple[Outcome, Record]:
-        episode = environment.deal(device_store, q, orders[q, 0])
-        return record(controller, device_store, episode, p, Rules(), _ROUNDS)
+    def one(store: ReplayStore, params: PyTree, order: Array, q: Array) -> tuple[Outcome, Record]:
+        return record(controller, store, environment.deal(store, q, order), params, Rules(), _ROUNDS)
 
-    questions = jnp.arange(len(orders), dtype=jnp.int32)
-    replay = jax.vmap(jax.vmap(one, in_axes=(None, 0)), in_axes=(0, None))
-    return jax.device_get(jax.jit(replay)(params, questions))
+    @jax.jit
+    def replay(store: ReplayStore, params: PyTree, orders: Array) -> tuple[Outcome, Record]:
+        traces.append(store)
+        questions = jnp.arange(len(orders), dtype=jnp.int32)
+        over_questions = jax.vmap(one, in_axes=(None, None, 0, 0))
+        return jax.vmap(over_questions, in_axes=(None, 0, None, None))(store, params, orders, questions)
+
+    return lambda store, params: jax.device_get(replay(store, params, _orders(store)[:, 0]))
 
 
 def _check_schedule(controller: Controller) -> PyTree:
@@ -201,18 +197,8 @@ def _check_answers(controller: Controller, outcome: Outcome, rows: Record) -> No
         )
 
 
-def _check_absorption(controller: Controller, store: ReplayStore, params: PyTree, outcome: Outcome, run: _Run) -> None:
-    """The record went on long after the end; `evaluate` stops there. Both must agree."""
-    for p in range(len(outcome.answer)):
-        _same(
-            controller,
-            _row(outcome, p),
-            run(store, _row(params, p), _orders(store)),
-            "going on after the end",
-        )
-
-
-def _check_padding(controller: Controller, store: ReplayStore, params: PyTree, outcome: Outcome, run: _Run) -> None:
+def _check_driver(controller: Controller, store: ReplayStore, params: PyTree, outcome: Outcome) -> None:
+    """`evaluate` on a padded store against the record, which goes on long after an episode's end."""
     grown = [(0, 2), (0, 3)]
     padded = ReplayStore(
         answers=np.pad(store.answers, [*grown, (0, 5)], constant_values=-1),
@@ -222,7 +208,9 @@ def _check_padding(controller: Controller, store: ReplayStore, params: PyTree, o
         gold=np.pad(store.gold, (0, 2), constant_values=-1),
         unparsable=np.pad(store.unparsable, [(0, 2), (0, 1)]),
     )
-    _same(controller, _row(outcome, 1), run(padded, _row(params, 1), _orders(padded)), "padding the store")
+    found = jax.jit(evaluate, static_argnums=0)(controller, padded, params, _orders(padded))
+    found = jax.tree.map(lambda leaf: np.asarray(leaf)[:, : len(store.gold), 0], found)
+    _same(controller, outcome, found, "padding the store, or going on after the end,")
 
 
 def _check_hidden(
@@ -249,8 +237,8 @@ def _check_hidden(
             intervals[q, branch[unread]] = np.maximum(depth + 1, intervals[q, branch] - 1)[unread]
             tokens[q, branch[unread]] += 77
         perturbed = dataclasses.replace(store, answers=answers, intervals=intervals, tokens=tokens)
-        found = run(perturbed, _row(params, p), _orders(store))
-        _same(controller, _row(outcome, p), found, "changing what no action has revealed")
+        found, _ = run(perturbed, params)
+        _same(controller, _row(outcome, p), _row(found, p), "changing what no action has revealed")
 
 
 def _check_export(controller: Controller) -> None:
@@ -273,14 +261,12 @@ def _check_export(controller: Controller) -> None:
 
 
 def _row(tree: PyTree, p: int) -> PyTree:
-    """One of P rows, as P = 1."""
-    return jax.tree.map(lambda leaf: leaf[p : p + 1], tree)
+    return jax.tree.map(lambda leaf: leaf[p], tree)
 
 
 def _same(controller: Controller, expected: Outcome, found: Outcome, what: str) -> None:
     for field in dataclasses.fields(Outcome):
-        a, b = getattr(expected, field.name), np.asarray(getattr(found, field.name))
-        b = b[:, : a.shape[1], 0]
+        a, b = getattr(expected, field.name), getattr(found, field.name)
         if not np.array_equal(a, b):
             raise ContractError(
                 f"{controller.name}: {what} changes {field.name} from {a[a != b][0]} to {b[a != b][0]}. Let the "

@@ -482,7 +482,9 @@ def confidence_momentum(
     def blend(ema: float) -> float:
         return (1 - ema_alpha) * ema + ema_alpha * confidence(*top2(episode.finals))
 
-    ema, history, against = 0.0, [], dict[int, int]()
+    ema = 0.0
+    history: list[float] = []
+    against: dict[int, int] = {}
     episode.round(branch=min(n_init, episode.unopened), answer=answer())
     for r in range(MOMENTUM_ROUNDS):
         winner = plurality(episode.finals)

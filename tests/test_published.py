@@ -23,10 +23,8 @@ def dataset(replay_directory: Path) -> Dataset:
 
 def settings(rows: list[dict]) -> dict[tuple[str, str], Setting]:
     """The distinct settings of published rows, by controller and parameters."""
-    return {
-        (row["controller"], row["params"]): Setting(CONTROLLERS[row["controller"]], json.loads(row["params"]))
-        for row in rows
-    }
+    keys = dict.fromkeys((row["controller"], row["params"]) for row in rows)
+    return {(name, params): Setting(CONTROLLERS[name], json.loads(params)) for name, params in keys}
 
 
 def test_every_published_figure(dataset: Dataset, x64: bool) -> None:
@@ -56,15 +54,14 @@ def test_every_published_episode(dataset: Dataset) -> None:
     published = pyarrow.parquet.read_table(PUBLISHED / "episodes.parquet").to_pylist()
     starts = dict(zip([n for n, _ in dataset.parts], np.cumsum([0, *(n for _, n in dataset.parts)]), strict=False))
     orders = jnp.asarray(autotts_jax.published_orders(dataset.store, 2))
+    run = jax.jit(evaluate, static_argnums=0)
     outcomes = {}
     for (name, params), setting in settings(published).items():
         given = dict(setting.given)
         vector = setting.controller.schedule(jnp.float32(given.pop("beta", 0)))
         vector = vector._replace(**{k: jnp.asarray(v, getattr(vector, k).dtype) for k, v in given.items()})
         one = jax.tree.map(lambda leaf: leaf[None], vector)
-        outcomes[name, params] = jax.device_get(
-            jax.jit(evaluate, static_argnums=0)(setting.controller, dataset.store, one, orders)
-        )
+        outcomes[name, params] = jax.device_get(run(setting.controller, dataset.store, one, orders))
     wrong = []
     for row in published:
         outcome = outcomes[row["controller"], row["params"]]

@@ -34,6 +34,7 @@ from autotts_jax.replay import (
 )
 from autotts_jax.rollout import Outcome, evaluate
 from autotts_jax.sweep import BETAS, Results, Setting, sweep
+from autotts_jax.synthetic import generate as synthetic_trajectories
 from autotts_jax.testing import ContractError, check_controller
 from autotts_jax.trajectories import InputError, Question, Trajectories
 from autotts_jax.trajectories import read as read_trajectories
@@ -83,6 +84,7 @@ __all__ = [
     "sample_count",
     "save",
     "sweep",
+    "synthetic_trajectories",
     "votes",
     "weighted_plurality",
     "write_trajectories",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -201,7 +202,8 @@ def _print_results(results: Results) -> None:
         if last != row["controller"]:
             table.add_section()
             last = row["controller"]
-        given = "" if row["beta"] is not None else f"\n{row['params']}"
+        params = {} if row["beta"] is not None else json.loads(row["params"])
+        given = "".join(f"\n  {name}={value}" for name, value in params.items())
         error = "" if row["accuracy_se"] is None else f" ± {100 * row['accuracy_se']:.1f}"
         table.add_row(
             row["controller"] + given,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -218,6 +220,9 @@ def _print_results(results: Results) -> None:
 
 def main() -> None:
     """The ``autotts`` command. Bad input ends it with one line and exit code 2, a failed download with 1."""
+    # One device per core. It is too late for that where another program has already opened JAX's backend.
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     try:
         app()
     except (InputError, FetchError) as error:

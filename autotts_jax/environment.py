@@ -22,7 +22,9 @@ An atomic action is admissible when
 * ANSWER: always.
 
 *Active* is a slot that is opened, not pruned and not finished. What is not admissible is masked and counted
-(`State.refused`); asking for more intervals than a branch has is not a fault. The first interval that the budget
+(`State.refused`): each BRANCH, PROBE and PRUNE once; CONTINUE once for a slot that is not active, however many
+intervals are asked for, and after the budget's refusal once for every interval asked for that its branch still has.
+Asking for more intervals than a branch has is not a fault. The first interval that the budget
 refuses ends that step of the round: the slots behind it in the order of service get nothing. The price of an
 interval is Δ (or 1), whether or not it will be the last: nobody knows that before. A finishing interval that turns
 out longer may therefore overdraw the budget by its excess.
@@ -113,7 +115,7 @@ class Rules:
 
     Attributes:
       cost: The unit and the accounting.
-      probe_cost: κ_probe, an integer ≥ 0 in that unit; scalar.
+      probe_cost: κ_probe, an integer from 0 to 4096 in that unit; scalar.
       budget: What an episode may cost, in that unit, at most 2³⁰; scalar. None: no limit.
     """
 
@@ -349,7 +351,7 @@ def step(
     active = active & ~prune
 
     # 2. BRANCH
-    wanted = jnp.maximum(action.branch, 0)
+    wanted = jnp.clip(action.branch, 0, SLOTS)
     opening = (slots >= state.opened) & (slots - state.opened < jnp.minimum(wanted, episode.pool - state.opened))
     if rules.budget is not None:
         whole = state.read_whole | opening

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Bool, Int, Int32, PyTree
 
 from autotts_jax import environment
@@ -148,6 +152,8 @@ def evaluate(
     params: PyTree,
     orders: Int[Array, "Q S B"],
     rules: Rules | None = None,
+    *,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Outcome:
     """Replays every parameter vector on every question under every branch order.
 
@@ -163,6 +169,8 @@ def evaluate(
       orders: ``[Q, S, B]`` the branch that each slot holds, −1 for none: from `replay.published_orders` or its
         siblings.
       rules: What actions cost; the published tables' accounting without a budget if left out.
+      devices: Share the episodes out to these, each of which replays its part without waiting for the others.
+        The outcomes are the same on any number. Left out: one device, wherever the arrays are.
 
     Returns:
       The outcomes, every field ``[P, Q, S]``. Padded questions have no branch: they read nothing, answer
@@ -175,32 +183,80 @@ def evaluate(
     store, orders, params = jax.tree.map(jnp.asarray, (store, orders, params))
     Q, S, _ = orders.shape
     chex.assert_shape(orders, (len(store.gold), S, SLOTS), custom_message="orders must be [Q, S, SLOTS]")
-    for leaf in jax.tree.leaves(params):
-        chex.assert_rank(leaf, 1, custom_message="every leaf of params needs the leading axis P")
-    chex.assert_equal_shape(jax.tree.leaves(params), custom_message="every leaf of params needs the leading axis P")
-    P = len(jax.tree.leaves(params)[0])
+    needs_axis = "every leaf of params needs the leading axis P"
+    chex.assert_rank(jax.tree.leaves(params), {*range(1, 9)}, custom_message=needs_axis)
+    chex.assert_equal_shape_prefix(jax.tree.leaves(params), 1, custom_message=needs_axis)
 
-    deals = jax.vmap(lambda q, row: jax.vmap(lambda order: environment.deal(store, q, order))(row))(
-        jnp.arange(Q, dtype=jnp.int32), orders
-    )
-    deals = jax.tree.map(lambda leaf: leaf.reshape(Q * S, *leaf.shape[2:]), deals)
-    episodes = P * Q * S
-    count = min(LANES, episodes)
+    # The episodes of one device are those of every n-th (question, shuffle). Padding has no branch to open.
+    count = 1 if devices is None else len(devices)
+    padding = -(Q * S) % count
+    questions = jnp.pad(jnp.repeat(jnp.arange(Q, dtype=jnp.int32), S), (0, padding))
+    orders = jnp.pad(orders.reshape(Q * S, SLOTS), [(0, padding), (0, 0)], constant_values=-1)
+    dealt = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), (questions, orders))
+    replay = functools.partial(_replay, controller)
+    if devices is None:
+        results = replay(store, params, rules, *(x[0] for x in dealt))[None]
+    else:
+        mesh = Mesh(np.asarray(devices), "devices")
+        shared, split = PartitionSpec(), PartitionSpec("devices")
+        results = jax.shard_map(
+            lambda store, params, rules, *dealt: replay(store, params, rules, *(x[0] for x in dealt))[None],
+            mesh=mesh,
+            in_specs=(shared, shared, shared, split, split),
+            out_specs=split,
+            check_vma=False,
+        )(store, params, rules, *dealt)
+    # [devices, P, pairs, F] → [F, P, pairs · devices]
+    results = results.transpose(3, 1, 2, 0).reshape(results.shape[-1], results.shape[1], -1)[..., : Q * S]
+    fields = [field.name for field in dataclasses.fields(Outcome)]
+    columns = dict(zip(fields, results.reshape(len(fields), -1, Q, S), strict=True))
+    return Outcome(**(columns | {"correct": columns["correct"] > 0}))
 
-    def begin(index: Int32[Array, ""]) -> _Lane:
+
+# --- the driver: lanes -----------------------------------------------------------------------------------------------
+
+
+class _Lane(NamedTuple):
+    """A place in which one episode after the other is replayed."""
+
+    number: Int32[Array, ""]  # of the episode, see `_replay`
+    episode: Episode
+    params: PyTree
+    state: State
+    memory: PyTree
+
+
+def _replay(
+    controller: Controller,
+    store: ReplayStore,
+    params: PyTree,
+    rules: Rules,
+    questions: Int32[Array, "M"],
+    orders: Int[Array, "M B"],
+) -> Int32[Array, "P M F"]:
+    """The outcomes' fields of P parameter vectors on M (question, order) pairs, on one device.
+
+    Episodes differ in length many times over, so no lane waits for another: every few rounds, lanes whose episode
+    has ended write its outcome to its place and take the next one from the queue. The queue begins with the last
+    parameter vectors, which on a β grid are those of the longest episodes.
+    """
+    episodes_of = jax.vmap(environment.deal, in_axes=(None, 0, 0))(store, questions, orders)
+    P, M = len(jax.tree.leaves(params)[0]), len(questions)
+    episodes = P * M
+
+    def begin(number: Int32[Array, ""]) -> _Lane:
         """A lane at the start of an episode; one past the last episode has ended already."""
-        row = jax.tree.map(lambda leaf: leaf[jnp.minimum(index // (Q * S), P - 1)], params)
-        episode = jax.tree.map(lambda leaf: leaf[index % (Q * S)], deals)
+        row = jax.tree.map(lambda leaf: leaf[P - 1 - jnp.minimum(number // M, P - 1)], params)
+        episode = jax.tree.map(lambda leaf: leaf[number % M], episodes_of)
         state = environment.init(episode)
-        over = jnp.where(index < episodes, state.stop_reason, StopReason.ANSWERED)
-        state = dataclasses.replace(state, stop_reason=over)
-        return _Lane(index, episode, row, state, controller.init(row))
+        reason = jnp.where(number < episodes, state.stop_reason, StopReason.ANSWERED)
+        return _Lane(number, episode, row, dataclasses.replace(state, stop_reason=reason), controller.init(row))
 
     def one_round(lane: _Lane) -> _Lane:
         state, memory, _ = _one_round(controller, store, lane.episode, lane.params, rules, lane.state, lane.memory)
         return lane._replace(state=state, memory=memory)
 
-    def shift(carry: tuple[_Lane, Int32[Array, ""], Int32[Array, "E F"]]) -> Any:
+    def refill(carry: tuple[_Lane, Int32[Array, ""], Int32[Array, "E F"]]) -> Any:
         lanes, queue, results = carry
         lanes = jax.lax.fori_loop(0, ROUNDS, lambda _, lanes: jax.vmap(one_round)(lanes), lanes)
         ended = lanes.state.stop_reason != StopReason.RUNNING
@@ -208,29 +264,17 @@ def evaluate(
         rows = jnp.stack([leaf.astype(jnp.int32) for leaf in jax.tree.leaves(outcomes)], axis=-1)
         results = results.at[jnp.where(ended, lanes.number, episodes)].set(rows, mode="drop")
         place = jnp.cumsum(ended, dtype=jnp.int32)
-        index = jnp.where(ended, jnp.minimum(queue + place - 1, episodes), lanes.number)
-        fresh = jax.vmap(begin)(index)
-        lanes = jax.tree.map(
-            lambda old, new: jnp.where(ended.reshape(-1, *[1] * (old.ndim - 1)), new, old), lanes, fresh
+        fresh = jax.vmap(begin)(jnp.where(ended, jnp.minimum(queue + place - 1, episodes), lanes.number))
+        lanes = jax.vmap(lambda ended, old, new: jax.tree.map(functools.partial(jnp.where, ended), new, old))(
+            ended, lanes, fresh
         )
         return lanes, queue + place[-1], results
 
     def unfinished(carry: tuple[_Lane, Int32[Array, ""], Int32[Array, "E F"]]) -> Bool[Array, ""]:
         return jnp.any(carry[0].number < episodes)
 
-    lanes = jax.vmap(begin)(jnp.arange(count, dtype=jnp.int32))
-    fields = dataclasses.fields(Outcome)
-    start = lanes, jnp.asarray(count, jnp.int32), jnp.zeros((episodes, len(fields)), jnp.int32)
-    _, _, results = jax.lax.while_loop(unfinished, shift, start)
-    columns = {field.name: results[:, i].reshape(P, Q, S) for i, field in enumerate(fields)}
-    return Outcome(**(columns | {"correct": columns["correct"] > 0}))
-
-
-class _Lane(NamedTuple):
-    """A place in which one episode after the other is replayed."""
-
-    number: Int32[Array, ""]  # of the episode
-    episode: Episode
-    params: PyTree
-    state: State
-    memory: PyTree
+    lanes = jax.vmap(begin)(jnp.arange(min(LANES, episodes), dtype=jnp.int32))
+    results = jnp.zeros((episodes, len(dataclasses.fields(Outcome))), jnp.int32)
+    start = lanes, jnp.asarray(len(lanes.number), jnp.int32), results
+    _, _, results = jax.lax.while_loop(unfinished, refill, start)
+    return results.reshape(P, M, -1)[::-1]

@@ -35,9 +35,10 @@ BETAS = tuple(i / 10 for i in range(11))
 #: How shuffles are drawn: see `replay.published_orders`, `replay.random_orders`, `replay.bootstrap_orders`.
 Orders = Literal["published", "random", "bootstrap"]
 
-_MAX_BUDGET = 2**30
+# Sums of costs stay in int32.
+_MAX_BUDGET, _MAX_PROBE_COST = 2**30, 4096
 
-_evaluate = jax.jit(evaluate, static_argnums=0)
+_evaluate = jax.jit(evaluate, static_argnames=("controller", "devices"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +161,7 @@ def sweep(
     rules: Rules | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Results:
-    """Replays controllers over a β grid on datasets.
+    """Replays controllers over a β grid on datasets, on all of JAX's local devices.
 
     Args:
       data: One or several datasets; they are replayed together, as one store.
@@ -194,6 +195,7 @@ def sweep(
     groups: dict[Controller, list[_Row]] = {}
     for row in rows:
         groups.setdefault(row.controller, []).append(row)
+    devices = tuple(jax.local_devices()) if jax.local_device_count() > 1 else None
     store = jax.device_put(dataset.store)
     dealt = jnp.asarray(_draw(dataset, shuffles, orders, seed))
     episodes, done = len(dataset) * shuffles, 0
@@ -202,7 +204,7 @@ def sweep(
         if progress:
             progress(controller.name, done, episodes * len(rows))
         params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(row.params for row in group))
-        outcome = jax.device_get(_evaluate(controller, store, params, dealt, rules))
+        outcome = jax.device_get(_evaluate(controller, store, params, dealt, rules, devices=devices))
         for index, row in enumerate(group):
             outcomes[id(row)] = jax.tree.map(lambda leaf, index=index: leaf[index], outcome)
         done += episodes * len(group)
@@ -315,8 +317,8 @@ def _check_pool(setting: Setting, betas: Sequence[float], dataset: Dataset, orde
 def _checked(rules: Rules) -> Rules:
     if not isinstance(rules.cost, CostModel):
         raise InputError(f"cost {rules.cost!r}: not a CostModel. Use one of {', '.join(CostModel)}.")
-    if not 0 <= int(cast(int, rules.probe_cost)) <= _MAX_BUDGET:
-        raise InputError(f"probe cost {rules.probe_cost}: outside 0 to {_MAX_BUDGET}.")
+    if not 0 <= int(cast(int, rules.probe_cost)) <= _MAX_PROBE_COST:
+        raise InputError(f"probe cost {rules.probe_cost}: outside 0 to {_MAX_PROBE_COST}.")
     if rules.budget is not None and not 0 <= int(cast(int, rules.budget)) <= _MAX_BUDGET:
         raise InputError(f"budget {rules.budget}: outside 0 to {_MAX_BUDGET}. Leave it out for no limit.")
     return rules

@@ -67,14 +67,14 @@ def plurality(answers: Int32[Array, "B"], voters: Bool[Array, "B"], order: Int32
     return _tally(answers, votes(answers, voters), order)
 
 
-def pool_tally(obs: Observation, order: Int32[Array, "B"] | None = None) -> Tally:
+def pool_tally(obs: Observation, *, by_slot: bool = False) -> Tally:
     """`plurality` of the pool, the finished branches' answers, from the counts that the environment keeps.
 
     Args:
       obs: The observation.
-      order: Smaller came first; the order in which they finished if left out.
+      by_slot: Whether ties go to the branch that opened first, and not to the one that finished first.
     """
-    return _tally(obs.answer, obs.pool_votes, obs.finished_at if order is None else order)
+    return _tally(obs.answer, obs.pool_votes, None if by_slot else obs.finished_at)
 
 
 def _tally(answers: Int32[Array, "B"], votes: Int32[Array, "B"], order: Int32[Array, "B"] | None) -> Tally:

@@ -6,6 +6,7 @@ import jax
 import pytest
 
 # Nothing in the library may lean on implicit promotion.
+jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

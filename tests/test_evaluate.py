@@ -80,6 +80,14 @@ def test_under_x64(store: ReplayStore, orders: jax.Array, expected: Outcome, x64
     chex.assert_trees_all_equal(outcome, expected)
 
 
+def test_on_several_devices(store: ReplayStore, orders: jax.Array, expected: Outcome) -> None:
+    params = jax.vmap(CMC.schedule)(BETAS)
+    run = jax.jit(evaluate, static_argnames=("controller", "devices"))
+    for devices in (jax.devices()[:1], jax.devices()[:2]):
+        outcome = run(CMC, store, params, orders[:, :1], devices=tuple(devices))
+        chex.assert_trees_all_equal(outcome, jax.tree.map(lambda leaf: leaf[:, :, :1], expected))
+
+
 def test_numpy_arrays_will_do(store: ReplayStore, orders: jax.Array, expected: Outcome) -> None:
     host, params = jax.device_get((store, jax.vmap(CMC.schedule)(BETAS)))
     chex.assert_trees_all_equal(evaluate(CMC, host, params, np.asarray(orders)), expected)

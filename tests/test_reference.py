@@ -39,7 +39,7 @@ RANDOM_ROUNDS = 8
 #: The library compares in float32. An episode in which two real numbers came closer than that is left out.
 CLOSE = {"adaptive_consistency": 1e-7, "confidence_momentum": 1e-5}
 
-EXAMPLES, MANY = 15, 150
+EXAMPLES, MANY = 14, 140
 
 fewer = settings(
     max_examples=EXAMPLES,
@@ -313,7 +313,8 @@ def compare(
             lines = "".join(f"\n  {branch}" for branch in branches)
             shown = f"field: (library, oracle) {differing}\n{what(index)}, gold {world.golds[q]!r}, branches:{lines}"
             failures.append((len(lines), shown))
-    assert not failures, f"{len(failures)} episodes differ; the smallest: {min(failures)[1]}"
+    if failures:
+        pytest.fail(f"{len(failures)} episodes differ; the smallest: {min(failures)[1]}")
     return left_out
 
 
@@ -353,10 +354,8 @@ def check_examples(name: str, charges: Charges, profile: settings) -> None:
 
 
 EVERY_RULES = [Charges(cost, limited) for cost in CostModel for limited in (False, True)]
-#: The published accounting, and one combination with a budget for each; the slow test tries them all.
+#: A few of the combinations, each controller with a budget; the slow test tries them all.
 FEW_RULES = [
-    ("adaptive_consistency", Charges(CostModel.RELEASED, False)),
-    ("early_stopping", Charges(CostModel.RELEASED, False)),
     ("parallel_probe", Charges(CostModel.RELEASED, False)),
     ("answer_consistency", Charges(CostModel.RELEASED, False)),
     ("confidence_momentum", Charges(CostModel.RELEASED, False)),
@@ -610,7 +609,7 @@ def _votes(
         voting.plurality(answers, voters),
         voting.plurality(answers, voters, place),
         voting.pool_tally(obs),
-        voting.pool_tally(obs, jnp.arange(SLOTS, dtype=jnp.int32)),
+        voting.pool_tally(obs, by_slot=True),
         voting.weighted_plurality(answers, weights, voters),
         voting.weighted_plurality(answers, weights, voters, place),
         voting.entropy(answers, voters),
@@ -714,7 +713,7 @@ def test_the_oracle_counts_as_by_hand() -> None:
     assert (stepped.answer, stepped.tokens, stepped.probes, stepped.cost) == ("y", 75, 3, 78)
     assert stepped.sequential_tokens == 40
     assert replay("answer_consistency", cost_model="generated").tokens == 73
-    # 29 tokens open two branches; reading b, in second place, pays 2 back, which is too late for c.
+    # 29 tokens open a and b and pay for no interval more: refused are c, three intervals of a and b, and c's.
     cut = replay("self_consistency", budget=29)
     assert (cut.opened, cut.intervals, cut.tokens, cut.refused) == (2, 2, 20, 5)
     assert (cut.answer, cut.stop_reason, cut.rounds) == (None, reference.ANSWERED, 2)
@@ -724,7 +723,7 @@ def test_the_oracle_counts_as_by_hand() -> None:
 
 
 def test_real_episodes_agree(replay_directory: Path) -> None:
-    """200 episodes of the public traces: any file, question, shuffle and published setting."""
+    """200 episodes of the public traces, of the controllers that take many rounds, at published settings."""
     rng = random.Random(0)
     per_file, shuffles = 1, 3
     parts = []
@@ -736,9 +735,7 @@ def test_real_episodes_agree(replay_directory: Path) -> None:
     orders = published_orders(dataset.store, 100)[:, chosen]
     world = World(dataset.store, orders, list(dataset.choices), list(dataset.golds))
     published = {
-        "self_consistency": [{"samples": n} for n in (1, 8, 40, 64)],
         "adaptive_consistency": [{"max_samples": n, "threshold": 0.95} for n in (4, 40, 64)],
-        "early_stopping": [{"max_samples": n, "window": w} for n, w in ((64, 8), (40, 5))],
         "parallel_probe": [
             {"chains": n, "stable": stable, "patience": patience, "warm_up": warm_up, "max_rounds": 100}
             for n, stable, patience, warm_up in ((8, 40, 7, 15), (64, 40, 7, 15), (64, 14, 8, 10))
@@ -746,7 +743,7 @@ def test_real_episodes_agree(replay_directory: Path) -> None:
         "answer_consistency": [{"chains": 64, "k": 14}, {"chains": 16, "k": 3}],
         "confidence_momentum": [reference.momentum_schedule(k / 10) for k in (0, 3, 5, 8, 10)],
     }
-    count = 200 // len(published) + 1
+    count = 200 // len(published)
     run = jax.jit(rollout.evaluate, static_argnums=0, compiler_options=QUICKLY)
     for name, drawn in published.items():
         controller = CONTROLLERS[name]

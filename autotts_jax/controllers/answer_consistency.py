@@ -26,7 +26,8 @@ class Params(NamedTuple):
 class Memory(NamedTuple):
     """What is remembered between rounds."""
 
-    answer: Int32[Array, "B"]  # as of the last round
+    depth: Int32[Array, "B"]  # as of the last round
+    answer: Int32[Array, "B"]
     run: Int32[Array, "B"]  # how many of the newest answers are equal
 
 
@@ -37,16 +38,17 @@ def schedule(beta: Float32[Array, ""]) -> Params:
 
 def init(params: Params) -> Memory:
     """No answers yet."""
-    return Memory(answer=jnp.full(SLOTS, NO_ANSWER, jnp.int32), run=jnp.zeros(SLOTS, jnp.int32))
+    zeros = jnp.zeros(SLOTS, jnp.int32)
+    return Memory(depth=zeros, answer=jnp.full(SLOTS, NO_ANSWER, jnp.int32), run=zeros)
 
 
 def step(params: Params, memory: Memory, obs: Observation) -> tuple[Memory, Action]:
     """Steps every chain that is neither settled nor finished by one interval."""
     start = obs.round == 0
-    going = obs.active & (memory.run < params.k)  # those that the last round stepped, unless they finished
-    run = jnp.where(going, jnp.where(obs.answer == memory.answer, memory.run + 1, 1), memory.run)
-    going = going & (run < params.k)
-    return Memory(obs.answer, run), act(
+    run = jnp.where(obs.answer == memory.answer, memory.run + 1, 1)
+    run = jnp.where(obs.depth > memory.depth, run, memory.run)
+    going = obs.active & (run < params.k)
+    return Memory(obs.depth, obs.answer, run), act(
         obs,
         branch=jnp.where(start, jnp.minimum(params.chains, obs.unopened), 0),
         continue_=going,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float32, Int32
 
@@ -14,6 +15,8 @@ from autotts_jax.voting import Tally, confidence, plurality, pool_tally
 
 MAX_ROUNDS = 500
 MAX_WINDOW = 16  # the longest history of ema values that is kept
+
+_FIRST = np.iinfo(np.int32).max
 
 
 class Params(NamedTuple):
@@ -128,12 +131,17 @@ def _blend(ema: Float32[Array, ""], conf: Float32[Array, ""], params: Params) ->
 def _most_opposed(
     against: Int32[Array, "B"], candidates: Bool[Array, "B"], live: Bool[Array, "B"]
 ) -> Bool[Array, "B"]:
-    """The candidates, most opposed first, earlier opened first, but so many that two live branches stay."""
-    key = jnp.where(candidates, against * SLOTS + jnp.arange(SLOTS, 0, -1, dtype=jnp.int32), 0)
-    rank = jnp.zeros(SLOTS, jnp.int32)
-    for slot in range(SLOTS):  # unrolled: see `voting.votes`
-        rank += (key[slot] > key).astype(jnp.int32)
-    return candidates & (rank < jnp.sum(live, dtype=jnp.int32) - 2)
+    """The candidates, most opposed first, earlier opened first, but so many that two live branches stay.
+
+    Two stay of themselves unless there are fewer than two live branches beside the candidates; then the one or
+    two candidates that come last are spared.
+    """
+    # Larger comes first; no two candidates are equal.
+    key = against * SLOTS + jnp.arange(SLOTS, 0, -1, dtype=jnp.int32)
+    last = jnp.min(jnp.where(candidates, key, _FIRST))
+    but_one = jnp.min(jnp.where(candidates & (key > last), key, _FIRST))
+    spared = 2 - jnp.sum(live & ~candidates, dtype=jnp.int32)
+    return candidates & ((spared < 1) | (key > last)) & ((spared < 2) | (key > but_one))
 
 
 def _answer(pool: Tally, obs: Observation) -> Int32[Array, ""]:

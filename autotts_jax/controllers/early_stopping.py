@@ -9,8 +9,8 @@ from jax import Array
 from jaxtyping import Float32, Int32
 
 from autotts_jax.controllers.base import Controller, fresh_slots, sample_count
-from autotts_jax.environment import READ_TO_END, SLOTS, Action, Observation, act
-from autotts_jax.voting import plurality
+from autotts_jax.environment import NO_ANSWER, READ_TO_END, SLOTS, Action, Observation, act
+from autotts_jax.voting import pool_tally
 
 
 class Params(NamedTuple):
@@ -35,16 +35,17 @@ def step(params: Params, memory: tuple[()], obs: Observation) -> tuple[tuple[()]
     wider than n counts as one of n."""
     samples = jnp.minimum(params.max_samples, obs.opened + obs.unopened)
     window = jnp.minimum(params.window, samples)
-    slots = jnp.arange(SLOTS, dtype=jnp.int32)
-    newest = obs.finished & (slots >= obs.opened - window)
-    of_window = plurality(obs.answer, newest)
-    unanimous = of_window.first == window
+    newest = obs.finished & (jnp.arange(SLOTS, dtype=jnp.int32) >= obs.opened - window)
+    highest = jnp.max(jnp.where(newest, obs.answer, NO_ANSWER))
+    # A budget may have cut the window short: then the newest slots are not one window.
+    whole = obs.opened == obs.round * window
+    unanimous = whole & (jnp.sum(newest & (obs.answer == highest), dtype=jnp.int32) == window)
     return memory, act(
         obs,
         branch=window,
         continue_=jnp.where(fresh_slots(obs, window), READ_TO_END, 0),
-        stop=unanimous | (obs.opened + window > samples),
-        answer=jnp.where(unanimous, of_window.winner, plurality(obs.answer, obs.finished).winner),
+        stop=unanimous | ((obs.round + 1) * window > samples),
+        answer=jnp.where(unanimous, highest, pool_tally(obs, by_slot=True).winner),
     )
 
 

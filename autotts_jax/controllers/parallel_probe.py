@@ -53,16 +53,13 @@ def step(params: Params, memory: Memory, obs: Observation) -> tuple[Memory, Acti
     r = obs.round - 1  # the method's round, whose intervals the observation shows
 
     voters = obs.active | obs.finished
-    before = plurality(obs.answer, voters).winner
+    winner = plurality(obs.answer, voters).winner
 
     judging = (r >= params.warm_up) & (jnp.sum(voters, dtype=jnp.int32) > 1)
-    astray = jnp.where(obs.answer == before, 0, memory.off_track + 1)
+    astray = jnp.where(obs.answer == winner, 0, memory.off_track + 1)
     off_track = jnp.where(judging & obs.active, astray, memory.off_track)
+    # The vote of those left has the same winner: its own voters are on track, and the others only lose votes.
     prune = judging & obs.active & (off_track >= params.patience)
-
-    left = voters & ~prune
-    after = jnp.where(jnp.any(left), plurality(obs.answer, left).winner, memory.winner)
-    winner = jnp.where(jnp.any(prune), after, before)
 
     stable = jnp.where((r > 0) & (winner == memory.winner), memory.stable + 1, 0)
     running = obs.active & ~prune

@@ -11,7 +11,7 @@ from jaxtyping import Float32, Int32
 
 from autotts_jax.controllers.base import Controller, fresh_slots, sample_count
 from autotts_jax.environment import READ_TO_END, Action, Observation, act
-from autotts_jax.voting import plurality
+from autotts_jax.voting import pool_tally
 
 
 class Params(NamedTuple):
@@ -38,7 +38,7 @@ def step(params: Params, memory: tuple[()], obs: Observation) -> tuple[tuple[()]
         branch=samples,
         continue_=jnp.where(fresh_slots(obs, samples), READ_TO_END, 0),
         stop=obs.round > 0,
-        answer=plurality(obs.answer, obs.finished).winner,
+        answer=pool_tally(obs, by_slot=True).winner,
     )
 
 

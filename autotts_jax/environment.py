@@ -351,7 +351,7 @@ def step(
     active = active & ~prune
 
     # 2. BRANCH
-    wanted = jnp.clip(action.branch, 0, SLOTS)
+    wanted = jnp.clip(action.branch, 0, 2**16)
     opening = (slots >= state.opened) & (slots - state.opened < jnp.minimum(wanted, episode.pool - state.opened))
     if rules.budget is not None:
         whole = state.read_whole | opening

@@ -66,6 +66,7 @@ __all__ = [
     "StopReason",
     "act",
     "cost",
+    "count",
     "deal",
     "example_observation",
     "init",
@@ -155,7 +156,7 @@ class State:
     read_whole: Bool[Array, "B"]  # opened and read to its end in one round
     finished_at: Int32[Array, "B"]  # see Observation
     started: Int32[Array, "B"]  # tokens on the critical path before the slot opened
-    probes: Int32[Array, ""]  # |Ω|
+    probes: Int32[Array, "B"]  # |Ω| by slot
     refused: Int32[Array, ""]  # atomic actions that were not admissible
     stop_reason: Int32[Array, ""]  # StopReason
     prediction: Int32[Array, ""]  # the episode's answer once it has ended
@@ -249,6 +250,14 @@ def act(
     )
 
 
+def count(*masks: Bool[Array, "B"]) -> tuple[Int32[Array, ""], ...]:
+    """The number of slots in each of up to four masks, in one pass: sums over slots are what a round consists of."""
+    # 64 slots fit into a byte of their own.
+    bytes_ = [mask.astype(jnp.uint32) << jnp.uint32(8 * place) for place, mask in enumerate(masks)]
+    total = jnp.sum(sum(bytes_[1:], start=bytes_[0]), dtype=jnp.uint32)
+    return tuple(((total >> jnp.uint32(8 * place)) & jnp.uint32(255)).astype(jnp.int32) for place in range(len(masks)))
+
+
 def example_observation() -> Observation:
     """An observation of shapes and dtypes only, to trace a controller's `step` with."""
     scalar: Any = jax.ShapeDtypeStruct((), jnp.int32)
@@ -302,7 +311,7 @@ def init(episode: Episode) -> State:
         read_whole=jnp.zeros(SLOTS, bool),
         finished_at=jnp.full(SLOTS, UNLIMITED, jnp.int32),
         started=jnp.zeros(SLOTS, jnp.int32),
-        probes=zero,
+        probes=jnp.zeros(SLOTS, jnp.int32),
         refused=zero,
         stop_reason=jnp.asarray(StopReason.RUNNING, jnp.int32),
         prediction=jnp.asarray(NO_ANSWER, jnp.int32),
@@ -342,29 +351,28 @@ def step(
     action = jax.tree.map(lambda leaf: jnp.where(ended, jnp.zeros_like(leaf), leaf), action)
     active = _active(episode, state)
 
-    def probed(depth: Int32[Array, "B"]) -> Int32[Array, ""]:
-        return jnp.sum(_probes_passed(episode, depth), dtype=jnp.int32) if probe_everything else state.probes
+    def probed(depth: Int32[Array, "B"]) -> Int32[Array, "B"]:
+        return _probes_passed(episode, depth) if probe_everything else state.probes
 
     # 1. PRUNE
     prune = action.prune & active
-    refused = jnp.sum(action.prune & ~active, dtype=jnp.int32)
+    not_pruned = action.prune & ~active
     active = active & ~prune
 
     # 2. BRANCH
     wanted = jnp.clip(action.branch, 0, 2**16)
+    refused = state.refused + wanted
     opening = (slots >= state.opened) & (slots - state.opened < jnp.minimum(wanted, episode.pool - state.opened))
     if rules.budget is not None:
         whole = state.read_whole | opening
         left = _budget_left(episode, state.depth, whole, state.probes, rules)
         want = opening.astype(jnp.int32)
         opening = _admit(store, episode, state.depth, want, whole, left, slots, rules, probe_everything) > 0
-    opened = jnp.sum(opening, dtype=jnp.int32)
-    refused += wanted - opened
     first = state.depth + opening.astype(jnp.int32)
 
     # 3. CONTINUE
     admissible = active | opening
-    refused += jnp.sum((action.continue_ > 0) & ~admissible, dtype=jnp.int32)
+    not_continued = (action.continue_ > 0) & ~admissible
     generated = jnp.where(admissible, jnp.clip(action.continue_, 0, episode.intervals - first), 0)
     if rules.budget is not None:
         left = _budget_left(episode, first, whole, probed(first), rules)
@@ -378,25 +386,25 @@ def step(
     # 4. PROBE
     if probe_everything:
         revealed = depth > state.depth
+        not_probed = jnp.zeros(SLOTS, bool)
         probes = probed(depth)
     else:
         probe = action.probe & admissible & ~finished & (depth > state.revealed_at)
         if rules.budget is not None:
             left = _budget_left(episode, depth, whole, state.probes, rules)
             probe = probe & (jnp.cumsum(probe, dtype=jnp.int32) * rules.probe_cost <= left)
-        refused += jnp.sum(action.probe & ~probe, dtype=jnp.int32)
-        probes = state.probes + jnp.sum(probe, dtype=jnp.int32)
+        not_probed = action.probe & ~probe
+        probes = state.probes + probe.astype(jnp.int32)
         revealed = probe | (finished & (depth > state.depth))
     newest = store.answers[episode.question, episode.branch, jnp.maximum(depth - 1, 0)].astype(jnp.int32)
 
     # 5. ANSWER
-    changed = jnp.any(prune | revealed | (depth > state.depth))
-    reason = jnp.where(
-        action.stop, StopReason.ANSWERED, jnp.where(changed, StopReason.RUNNING, StopReason.IDLE)
-    ).astype(jnp.int32)
+    changed, earlier = count(prune | revealed | (depth > state.depth), _finished(episode, state.depth))
+    unasked = jnp.where(changed > 0, StopReason.RUNNING, StopReason.IDLE)
+    reason = jnp.where(action.stop, StopReason.ANSWERED, unasked).astype(jnp.int32)
     reason = jnp.where(ended, state.stop_reason, reason)
 
-    earlier = jnp.sum(_finished(episode, state.depth), dtype=jnp.int32)
+    opened, *masked = count(opening, not_pruned, not_continued, not_probed)
     at_once = opening & _finished(episode, first)
     finish_key = jnp.where(at_once, _finish_key(earlier, 0, 0, slots), _finish_key(earlier, 1, first, slots))
     return State(
@@ -411,7 +419,7 @@ def step(
         # A branch starts when everything that its opening was decided on has been generated.
         started=jnp.where(opening, sequential_tokens(episode, state, rules), state.started),
         probes=probes,
-        refused=state.refused + refused,
+        refused=refused - opened + masked[0] + masked[1] + masked[2],
         stop_reason=reason,
         prediction=jnp.where(ended, state.prediction, action.answer),
     )
@@ -434,8 +442,9 @@ def sequential_tokens(episode: Episode, state: State, rules: Rules) -> Int32[Arr
 
 def cost(episode: Episode, state: State, rules: Rules) -> Int32[Array, ""]:
     """What the episode has cost so far, in the cost model's unit: intervals or tokens, plus κ_probe per probe."""
-    spent = jnp.sum(_spent(episode, state.depth, state.read_whole, rules), dtype=jnp.int32)
-    return spent + jnp.asarray(rules.probe_cost, jnp.int32) * state.probes
+    charged = _spent(episode, state.depth, state.read_whole, rules)
+    charged += jnp.asarray(rules.probe_cost, jnp.int32) * state.probes
+    return jnp.sum(charged, dtype=jnp.int32)
 
 
 # --- helpers, per slot -------------------------------------------------------------------------------------------
@@ -479,13 +488,13 @@ def _budget_left(
     episode: Episode,
     depth: Int32[Array, "B"],
     read_whole: Bool[Array, "B"],
-    probes: Int32[Array, ""],
+    probes: Int32[Array, "B"],
     rules: Rules,
 ) -> Int32[Array, ""]:
     if rules.budget is None:
         return jnp.asarray(UNLIMITED, jnp.int32)
-    spent = jnp.sum(_spent(episode, depth, read_whole, rules), dtype=jnp.int32)
-    return jnp.asarray(rules.budget, jnp.int32) - spent - jnp.asarray(rules.probe_cost, jnp.int32) * probes
+    charged = _spent(episode, depth, read_whole, rules) + jnp.asarray(rules.probe_cost, jnp.int32) * probes
+    return jnp.asarray(rules.budget, jnp.int32) - jnp.sum(charged, dtype=jnp.int32)
 
 
 def _charge(

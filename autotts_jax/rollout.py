@@ -23,7 +23,7 @@ from autotts_jax.replay import ReplayStore
 __all__ = ["Outcome", "Record", "evaluate", "record", "rollout"]
 
 #: Episodes that run side by side: enough to fill the vector units, few enough to stay in the cache of a core.
-LANES = 512
+LANES = 256
 
 #: Rounds between refills of the lanes whose episode has ended.
 ROUNDS = 4
@@ -137,7 +137,7 @@ def _outcome(controller: Controller, store: ReplayStore, episode: Episode, state
         sequential_tokens=environment.sequential_tokens(episode, state, rules),
         cost=environment.cost(episode, state, rules),
         intervals=jnp.sum(state.depth, dtype=jnp.int32),
-        probes=state.probes,
+        probes=jnp.sum(state.probes, dtype=jnp.int32),
         rounds=state.round,
         opened=state.opened,
         pruned=jnp.sum(state.pruned, dtype=jnp.int32),

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Bool, Float32, Int32
 
 from autotts_jax.environment import NO_ANSWER, SLOTS, Observation
@@ -56,15 +58,41 @@ def votes(answers: Int32[Array, "B"], voters: Bool[Array, "B"]) -> Int32[Array, 
     return jnp.where(voters, counts, 0)
 
 
-def plurality(answers: Int32[Array, "B"], voters: Bool[Array, "B"], order: Int32[Array, "B"] | None = None) -> Tally:
+def plurality(
+    answers: Int32[Array, "B"],
+    voters: Bool[Array, "B"],
+    order: Int32[Array, "B"] | None = None,
+    *,
+    when: ArrayLike = True,
+) -> Tally:
     """The most frequent answer among the voters and the counts v1 ≥ v2.
 
     Args:
       answers: Per slot.
       voters: The slots that vote.
       order: Smaller came first; the slot order (that in which they opened) if left out.
+      when: Whether the result is needed; if not, it may be as without voters. Counting is what takes long, and it
+        is left out in rounds in which no episode of a batch needs it.
     """
-    return _tally(answers, votes(answers, voters), order)
+    return _tally(answers, _votes_when(jnp.asarray(when, bool), answers, voters), order)
+
+
+@jax.custom_batching.custom_vmap
+def _votes_when(when: Bool[Array, ""], answers: Int32[Array, "B"], voters: Bool[Array, "B"]) -> Int32[Array, "B"]:
+    return jax.lax.cond(when, votes, lambda answers, voters: jnp.zeros_like(answers), answers, voters)
+
+
+@_votes_when.def_vmap
+def _votes_when_any(axis_size: int, batched: Any, *args: Array) -> tuple[Int32[Array, "L B"], bool]:
+    """One decision for the whole batch: under a plain vmap both sides of a condition run."""
+    when, answers, voters = (
+        x if is_batched else jnp.broadcast_to(x, (axis_size, *x.shape))
+        for x, is_batched in zip(args, batched, strict=True)
+    )
+    counts = jax.lax.cond(
+        jnp.any(when), jax.vmap(votes), lambda answers, voters: jnp.zeros_like(answers), answers, voters
+    )
+    return counts, True
 
 
 def pool_tally(obs: Observation, *, by_slot: bool = False) -> Tally:

@@ -1,5 +1,8 @@
 """`evaluate` as part of somebody else's JAX program."""
 
+import subprocess
+import sys
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -119,3 +122,39 @@ def test_wrong_shapes_are_refused(store: ReplayStore, orders: jax.Array) -> None
         evaluate(CMC, store, params._replace(widen=jnp.int32(1)), orders)
     with pytest.raises(AssertionError, match="leading axis P"):
         evaluate(CMC, store, CMC.schedule(jnp.float32(0)), orders)
+
+
+EIGHT_DEVICES = """
+import jax
+jax.config.update("jax_num_cpu_devices", 8)
+import jax.numpy as jnp, numpy as np, re
+import autotts_jax as tts
+from autotts_jax.testing import _world
+store = jax.tree.map(jnp.asarray, _world(questions=3, branches=20, depth=9))
+orders = jnp.asarray(tts.published_orders(store, 5))
+cmc = tts.CONTROLLERS["confidence_momentum"]
+params = jax.vmap(cmc.schedule)(jnp.linspace(0, 1, 3, dtype=jnp.float32))
+run = jax.jit(tts.evaluate, static_argnames=("controller", "devices"))
+one = run(cmc, store, params, orders)
+for n in (1, 2, 8):
+    lowered = run.lower(cmc, store, params, orders, devices=tuple(jax.devices()[:n]))
+    compiled = lowered.compile()
+    many = compiled(store, params, orders)
+    assert len(many.tokens.sharding.device_set) == n or n == 1, many.tokens.sharding
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(many)):
+        assert np.array_equal(a, b)
+    # Computations in the compiled text that a loop runs: none of them may wait for another device.
+    text = compiled.as_text()
+    bodies = set(re.findall(r"(?:body|condition|to_apply|calls)=%?([\\w.-]+)", text))
+    for name, body in re.findall(r"^%?([\\w.-]+) [^\\n]*{\\n(.*?)^}", text, flags=re.M | re.S):
+        if name in bodies:
+            assert not re.search(r"all-|collective-|reduce-scatter", body), name
+print("same")
+"""
+
+
+def test_on_eight_devices_without_waiting() -> None:
+    """The same integers on 1, 2 and 8 devices, and no collective inside a loop of the compiled program."""
+    done = subprocess.run([sys.executable, "-c", EIGHT_DEVICES], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "same"

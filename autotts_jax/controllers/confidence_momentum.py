@@ -10,8 +10,8 @@ from jax import Array
 from jaxtyping import Bool, Float32, Int32
 
 from autotts_jax.controllers.base import Controller
-from autotts_jax.environment import SLOTS, Action, Observation, act
-from autotts_jax.voting import Tally, confidence, plurality, pool_tally
+from autotts_jax.environment import SLOTS, UNLIMITED, Action, Observation, act, count
+from autotts_jax.voting import confidence, plurality, pool_tally
 
 MAX_ROUNDS = 500
 MAX_WINDOW = 16  # the longest history of ema values that is kept
@@ -99,9 +99,10 @@ def step(params: Params, memory: Memory, obs: Observation) -> tuple[Memory, Acti
     history = jnp.where(ending, history.at[r % MAX_WINDOW].set(ema), history)
     oldest = jnp.maximum(r - params.ema_window + 1, 0)
     delta = ema - history[oldest % MAX_WINDOW]
-    assured = (jnp.sum(obs.finished, dtype=jnp.int32) >= params.min_finished) & (ema >= params.conf_threshold)
+    finished, live = count(obs.finished, obs.active)
+    assured = (finished >= params.min_finished) & (ema >= params.conf_threshold)
     stop = assured & (r >= params.warm_up) & (delta >= -params.delta_slack)
-    stop = ending & (stop | ~jnp.any(obs.active))
+    stop = ending & (stop | (live == 0))
 
     wants = (delta <= params.trend_threshold) & (ema < params.conf_threshold)
     wants &= r >= jnp.maximum(1, params.warm_up // 2)
@@ -121,7 +122,11 @@ def step(params: Params, memory: Memory, obs: Observation) -> tuple[Memory, Acti
     deepen = jnp.where(obs.active & ~abandon & beginning, jnp.where(informed & agrees, params.burst, 1), 0)
 
     new = Memory(r, ~beginning, ema, history, against)
-    return new, act(obs, prune=abandon, branch=branch, continue_=deepen, stop=stop, answer=_answer(pool, obs))
+    # While the pool is empty: the plurality of the newest answers. Only a budget can end an episode unasked.
+    may_end = stop | (obs.budget_left < UNLIMITED)
+    newest = plurality(obs.answer, obs.active, when=may_end & (pool.first == 0))
+    answer = jnp.where(pool.first > 0, pool.winner, newest.winner)
+    return new, act(obs, prune=abandon, branch=branch, continue_=deepen, stop=stop, answer=answer)
 
 
 def _blend(ema: Float32[Array, ""], conf: Float32[Array, ""], params: Params) -> Float32[Array, ""]:
@@ -142,11 +147,6 @@ def _most_opposed(
     but_one = jnp.min(jnp.where(candidates & (key > last), key, _FIRST))
     spared = 2 - jnp.sum(live & ~candidates, dtype=jnp.int32)
     return candidates & ((spared < 1) | (key > last)) & ((spared < 2) | (key > but_one))
-
-
-def _answer(pool: Tally, obs: Observation) -> Int32[Array, ""]:
-    """The pool's winner; while it is empty, the plurality of the newest answers."""
-    return jnp.where(pool.first > 0, pool.winner, plurality(obs.answer, obs.active).winner)
 
 
 CONFIDENCE_MOMENTUM = Controller(

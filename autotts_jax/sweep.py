@@ -190,6 +190,10 @@ def sweep(
     if shuffles < 1:
         raise InputError(f"shuffles {shuffles}: there must be at least one.")
     notes = [note for setting in chosen for note in _check_pool(setting, betas, dataset, orders)]
+    notes += [
+        f"{name} is no method but an upper bound: it counts as right if any branch it read is right."
+        for name in dict.fromkeys(setting.controller.name for setting in chosen if setting.controller.oracle)
+    ]
 
     rows = [row for setting in chosen for row in _rows(setting, betas)]
     groups: dict[Controller, list[_Row]] = {}

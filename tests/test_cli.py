@@ -68,6 +68,7 @@ def test_the_installed_command(traces: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert {row["controller"] for row in rows(tmp_path / "out" / "results.csv")} == set(autotts_jax.CONTROLLERS)
+    assert "oracle is no method but an upper bound" in done.stderr
 
 
 @pytest.fixture

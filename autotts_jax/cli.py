@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import json
 import os
+import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Annotated, Any, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+import platformdirs
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -218,11 +221,21 @@ def _print_results(results: Results) -> None:
         _out.print(table)
 
 
-def main() -> None:
-    """The ``autotts`` command. Bad input ends it with one line and exit code 2, a failed download with 1."""
-    # One device per core. It is too late for that where another program has already opened JAX's backend.
+def _configure_jax() -> None:
+    """One device per core, and compiled programs kept on disk, unless the user has said otherwise."""
+    # It is too late for more devices where another program has already opened JAX's backend.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        # Compiled for this host by this compiler.
+        compiler_and_host = f"jaxlib-{importlib.metadata.version('jaxlib')}-{platform.node()}"
+        place = platformdirs.user_cache_path("autotts_jax") / "compiled" / compiler_and_host
+        jax.config.update("jax_compilation_cache_dir", str(place))
+
+
+def main() -> None:
+    """The ``autotts`` command. Bad input ends it with one line and exit code 2, a failed download with 1."""
+    _configure_jax()
     try:
         app()
     except (InputError, FetchError) as error:

@@ -1,12 +1,17 @@
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import pytest
 
-# Nothing in the library may lean on implicit promotion.
+# Programs compiled once serve every test, also those that start the command in a process of its own.
+_compiled = tempfile.TemporaryDirectory(prefix="autotts_jax-compiled-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+jax.config.update("jax_compilation_cache_dir", _compiled.name)
 jax.config.update("jax_num_cpu_devices", 2)
+# Nothing in the library may lean on implicit promotion.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

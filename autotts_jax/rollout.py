@@ -22,8 +22,9 @@ from autotts_jax.replay import ReplayStore
 
 __all__ = ["Outcome", "Record", "evaluate", "record", "rollout"]
 
-#: Episodes that run side by side: enough to fill the vector units, few enough to stay in the cache of a core.
-LANES = 256
+#: Episodes that run side by side, by platform: on a CPU enough to fill the vector units and few enough to stay in
+#: the cache of a core, elsewhere (None) many thousands.
+LANES = {"cpu": 256, None: 8192}
 
 #: Rounds between refills of the lanes whose episode has ended.
 ROUNDS = 4
@@ -154,6 +155,7 @@ def evaluate(
     rules: Rules | None = None,
     *,
     devices: Sequence[jax.Device] | None = None,
+    lanes: int | None = None,
 ) -> Outcome:
     """Replays every parameter vector on every question under every branch order.
 
@@ -171,6 +173,7 @@ def evaluate(
       rules: What actions cost; the published tables' accounting without a budget if left out.
       devices: Share the episodes out to these, each of which replays its part without waiting for the others.
         The outcomes are the same on any number. Left out: one device, wherever the arrays are.
+      lanes: Episodes that run side by side on a device; see `LANES` for what is taken if left out.
 
     Returns:
       The outcomes, every field ``[P, Q, S]``. Padded questions have no branch: they read nothing, answer
@@ -193,7 +196,8 @@ def evaluate(
     questions = jnp.pad(jnp.repeat(jnp.arange(Q, dtype=jnp.int32), S), (0, padding))
     orders = jnp.pad(orders.reshape(Q * S, SLOTS), [(0, padding), (0, 0)], constant_values=-1)
     dealt = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), (questions, orders))
-    replay = functools.partial(_replay, controller)
+    platform = jax.default_backend() if devices is None else devices[0].platform
+    replay = functools.partial(_replay, controller, lanes or LANES.get(platform, LANES[None]))
     if devices is None:
         results = replay(store, params, rules, *(x[0] for x in dealt))[None]
     else:
@@ -228,6 +232,7 @@ class _Lane(NamedTuple):
 
 def _replay(
     controller: Controller,
+    width: int,
     store: ReplayStore,
     params: PyTree,
     rules: Rules,
@@ -237,8 +242,8 @@ def _replay(
     """The outcomes' fields of P parameter vectors on M (question, order) pairs, on one device.
 
     Episodes differ in length many times over, so no lane waits for another: every few rounds, lanes whose episode
-    has ended write its outcome to its place and take the next one from the queue. The queue begins with the last
-    parameter vectors, which on a β grid are those of the longest episodes.
+    has ended write its outcome to its place and take the next one from the queue. There are `width` lanes. The
+    queue begins with the last parameter vectors, which on a β grid are those of the longest episodes.
     """
     episodes_of = jax.vmap(environment.deal, in_axes=(None, 0, 0))(store, questions, orders)
     P, M = len(jax.tree.leaves(params)[0]), len(questions)
@@ -273,7 +278,7 @@ def _replay(
     def unfinished(carry: tuple[_Lane, Int32[Array, ""], Int32[Array, "E F"]]) -> Bool[Array, ""]:
         return jnp.any(carry[0].number < episodes)
 
-    lanes = jax.vmap(begin)(jnp.arange(min(LANES, episodes), dtype=jnp.int32))
+    lanes = jax.vmap(begin)(jnp.arange(min(width, episodes), dtype=jnp.int32))
     results = jnp.zeros((episodes, len(dataclasses.fields(Outcome))), jnp.int32)
     start = lanes, jnp.asarray(len(lanes.number), jnp.int32), results
     _, _, results = jax.lax.while_loop(unfinished, refill, start)

@@ -113,7 +113,12 @@ class _Row:
     def described(self) -> str:
         """The parameters as JSON."""
         # As text first: 0.95 in float32 is 0.95 to the reader, not 0.949999988079071.
-        return json.dumps({name: json.loads(str(value)) for name, value in _fields(self.params).items()})
+        return json.dumps(
+            {
+                name: int(value) if np.issubdtype(value.dtype, np.integer) else float(str(value))
+                for name, value in _fields(self.params).items()
+            }
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -181,6 +186,9 @@ def sweep(
     Raises:
       InputError: before any work, naming field, value and remedy.
     """
+    for name, values in (("data", data), ("settings", settings), ("betas", betas)):
+        if values is not None and len(values) == 0:
+            raise InputError(f"{name}: empty; there must be at least one.")
     dataset = data if isinstance(data, Dataset) else concatenate(data)
     chosen = [_as_setting(setting) for setting in (CONTROLLERS.values() if settings is None else settings)]
     rules = _checked(Rules() if rules is None else rules)
@@ -196,25 +204,25 @@ def sweep(
     ]
 
     rows = [row for setting in chosen for row in _rows(setting, betas)]
-    groups: dict[Controller, list[_Row]] = {}
-    for row in rows:
-        groups.setdefault(row.controller, []).append(row)
+    groups: dict[Controller, list[int]] = {}  # each controller's rows are replayed together
+    for index, row in enumerate(rows):
+        groups.setdefault(row.controller, []).append(index)
     devices = tuple(jax.local_devices()) if jax.local_device_count() > 1 else None
     store = jax.device_put(dataset.store)
     dealt = jnp.asarray(_draw(dataset, shuffles, orders, seed))
     episodes, done = len(dataset) * shuffles, 0
-    outcomes: dict[int, Outcome] = {}
+    outcomes: dict[int, Outcome] = {}  # by row
     for controller, group in groups.items():
         if progress:
             progress(controller.name, done, episodes * len(rows))
-        params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(row.params for row in group))
+        params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(rows[index].params for index in group))
         outcome = jax.device_get(_evaluate(controller, store, params, dealt, rules, devices=devices))
-        for index, row in enumerate(group):
-            outcomes[id(row)] = jax.tree.map(lambda leaf, index=index: leaf[index], outcome)
+        for p, index in enumerate(group):
+            outcomes[index] = jax.tree.map(lambda leaf, p=p: leaf[p], outcome)
         done += episodes * len(group)
     if progress:
         progress("done", done, done)
-    return _tabulate(dataset, [(row, outcomes[id(row)]) for row in rows], shuffles, tuple(notes))
+    return _tabulate(dataset, [(row, outcomes[index]) for index, row in enumerate(rows)], shuffles, tuple(notes))
 
 
 def writable(directory: str | os.PathLike[str]) -> Path:

@@ -91,6 +91,12 @@ def test_on_several_devices(store: ReplayStore, orders: jax.Array, expected: Out
         chex.assert_trees_all_equal(outcome, jax.tree.map(lambda leaf: leaf[:, :, :1], expected))
 
 
+@pytest.mark.parametrize("lanes", [1, 5, 1000])
+def test_any_number_of_lanes(store: ReplayStore, orders: jax.Array, expected: Outcome, lanes: int) -> None:
+    outcome = evaluate(CMC, store, jax.vmap(CMC.schedule)(BETAS), orders, lanes=lanes)
+    chex.assert_trees_all_equal(outcome, expected)
+
+
 def test_numpy_arrays_will_do(store: ReplayStore, orders: jax.Array, expected: Outcome) -> None:
     host, params = jax.device_get((store, jax.vmap(CMC.schedule)(BETAS)))
     chex.assert_trees_all_equal(evaluate(CMC, host, params, np.asarray(orders)), expected)

@@ -7,13 +7,13 @@ all examples, and one example compares dozens of episodes.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -53,13 +53,9 @@ more = settings(fewer, max_examples=MANY)
 QUICKLY = {"xla_backend_optimization_level": 0}
 
 
-def _evaluate_in_few_lanes(*args: Any) -> Outcome:
-    # Fewer lanes than episodes, and no divisor of them: lanes are refilled while others run.
-    with mock.patch.object(rollout, "LANES", 20):
-        return rollout.evaluate(*args)
-
-
-replayed = jax.jit(_evaluate_in_few_lanes, static_argnums=0, compiler_options=QUICKLY)
+# Fewer lanes than episodes, and no divisor of them: lanes are refilled while others run.
+in_few_lanes = functools.partial(rollout.evaluate, lanes=20)
+replayed = jax.jit(in_few_lanes, static_argnums=0, compiler_options=QUICKLY)
 
 
 # --- what is drawn ------------------------------------------------------------------------------------------

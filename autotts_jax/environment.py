@@ -134,10 +134,10 @@ class Episode:
     """
 
     question: Int32[Array, ""]
-    branch: Int32[Array, "B"]
-    intervals: Int32[Array, "B"]
-    tokens: Int32[Array, "B"]
-    delta: Int32[Array, "B"]
+    branch: Int32[Array, " B"]
+    intervals: Int32[Array, " B"]
+    tokens: Int32[Array, " B"]
+    delta: Int32[Array, " B"]
     pool: Int32[Array, ""]  # slots with a branch behind them; they come first
     agrees: UInt32[Array, "B W"]  # bit j of row i: slots i and j have the same final answer
 
@@ -149,14 +149,14 @@ class State:
 
     round: Int32[Array, ""]
     opened: Int32[Array, ""]  # m
-    depth: Int32[Array, "B"]  # ℓ, in intervals
-    pruned: Bool[Array, "B"]
-    answer: Int32[Array, "B"]  # newest revealed
-    revealed_at: Int32[Array, "B"]  # the depth at which it was revealed
-    read_whole: Bool[Array, "B"]  # opened and read to its end in one round
-    finished_at: Int32[Array, "B"]  # see Observation
-    started: Int32[Array, "B"]  # tokens on the critical path before the slot opened
-    probes: Int32[Array, "B"]  # |Ω| by slot
+    depth: Int32[Array, " B"]  # ℓ, in intervals
+    pruned: Bool[Array, " B"]
+    answer: Int32[Array, " B"]  # newest revealed
+    revealed_at: Int32[Array, " B"]  # the depth at which it was revealed
+    read_whole: Bool[Array, " B"]  # opened and read to its end in one round
+    finished_at: Int32[Array, " B"]  # see Observation
+    started: Int32[Array, " B"]  # tokens on the critical path before the slot opened
+    probes: Int32[Array, " B"]  # |Ω| by slot
     refused: Int32[Array, ""]  # atomic actions that were not admissible
     stop_reason: Int32[Array, ""]  # StopReason
     prediction: Int32[Array, ""]  # the episode's answer once it has ended
@@ -190,14 +190,14 @@ class Observation:
     round: Int32[Array, ""]
     opened: Int32[Array, ""]
     unopened: Int32[Array, ""]
-    depth: Int32[Array, "B"]
-    answer: Int32[Array, "B"]
-    unparsable: Bool[Array, "B"]
-    active: Bool[Array, "B"]
-    finished: Bool[Array, "B"]
-    pruned: Bool[Array, "B"]
-    pool_votes: Int32[Array, "B"]
-    finished_at: Int32[Array, "B"]
+    depth: Int32[Array, " B"]
+    answer: Int32[Array, " B"]
+    unparsable: Bool[Array, " B"]
+    active: Bool[Array, " B"]
+    finished: Bool[Array, " B"]
+    pruned: Bool[Array, " B"]
+    pool_votes: Int32[Array, " B"]
+    finished_at: Int32[Array, " B"]
     tokens: Int32[Array, ""]
     budget_left: Int32[Array, ""]
 
@@ -216,10 +216,10 @@ class Action:
       answer: The answer to give if the episode ends with this round, an id as in `Observation.answer`.
     """
 
-    prune: Bool[Array, "B"]
+    prune: Bool[Array, " B"]
     branch: Int32[Array, ""]
-    continue_: Int32[Array, "B"]
-    probe: Bool[Array, "B"]
+    continue_: Int32[Array, " B"]
+    probe: Bool[Array, " B"]
     stop: Bool[Array, ""]
     answer: Int32[Array, ""]
 
@@ -250,7 +250,7 @@ def act(
     )
 
 
-def count(*masks: Bool[Array, "B"]) -> tuple[Int32[Array, ""], ...]:
+def count(*masks: Bool[Array, " B"]) -> tuple[Int32[Array, ""], ...]:
     """The number of slots in each of up to four masks, in one pass: sums over slots are what a round consists of."""
     # 64 slots fit into a byte of their own.
     bytes_ = [mask.astype(jnp.uint32) << jnp.uint32(8 * place) for place, mask in enumerate(masks)]
@@ -280,7 +280,7 @@ def example_observation() -> Observation:
     )
 
 
-def deal(store: ReplayStore, question: Int32[Array, ""], order: Int32[Array, "B"]) -> Episode:
+def deal(store: ReplayStore, question: Int32[Array, ""], order: Int32[Array, " B"]) -> Episode:
     """The episode of a question whose k-th slot holds branch ``order[k]``; −1 for no branch, at the end only."""
     dealt = order >= 0
     branch = jnp.maximum(order, 0).astype(jnp.int32)
@@ -351,7 +351,7 @@ def step(
     action = jax.tree.map(lambda leaf: jnp.where(ended, jnp.zeros_like(leaf), leaf), action)
     active = _active(episode, state)
 
-    def probed(depth: Int32[Array, "B"]) -> Int32[Array, "B"]:
+    def probed(depth: Int32[Array, " B"]) -> Int32[Array, " B"]:
         return _probes_passed(episode, depth) if probe_everything else state.probes
 
     # 1. PRUNE
@@ -450,17 +450,17 @@ def cost(episode: Episode, state: State, rules: Rules) -> Int32[Array, ""]:
 # --- helpers, per slot -------------------------------------------------------------------------------------------
 
 
-def _finished(episode: Episode, depth: Int32[Array, "B"]) -> Bool[Array, "B"]:
+def _finished(episode: Episode, depth: Int32[Array, " B"]) -> Bool[Array, " B"]:
     return (depth > 0) & (depth == episode.intervals)
 
 
-def _active(episode: Episode, state: State) -> Bool[Array, "B"]:
+def _active(episode: Episode, state: State) -> Bool[Array, " B"]:
     return (state.depth > 0) & (state.depth < episode.intervals) & ~state.pruned
 
 
 def _slot_tokens(
-    episode: Episode, depth: Int32[Array, "B"], read_whole: Bool[Array, "B"], rules: Rules
-) -> Int32[Array, "B"]:
+    episode: Episode, depth: Int32[Array, " B"], read_whole: Bool[Array, " B"], rules: Rules
+) -> Int32[Array, " B"]:
     """Tokens a slot has cost at a depth."""
     steps = depth * episode.delta
     if rules.cost is CostModel.GENERATED:
@@ -471,24 +471,24 @@ def _slot_tokens(
 
 
 def _spent(
-    episode: Episode, depth: Int32[Array, "B"], read_whole: Bool[Array, "B"], rules: Rules
-) -> Int32[Array, "B"]:
+    episode: Episode, depth: Int32[Array, " B"], read_whole: Bool[Array, " B"], rules: Rules
+) -> Int32[Array, " B"]:
     """What a slot has cost at a depth, in the cost model's unit, without probes."""
     if rules.cost is CostModel.INTERVALS:
         return depth
     return _slot_tokens(episode, depth, read_whole, rules)
 
 
-def _probes_passed(episode: Episode, depth: Int32[Array, "B"]) -> Int32[Array, "B"]:
+def _probes_passed(episode: Episode, depth: Int32[Array, " B"]) -> Int32[Array, " B"]:
     """Probes of a slot that has been probed after each of its intervals; the finishing one needs none."""
     return jnp.minimum(depth, jnp.maximum(episode.intervals - 1, 0))
 
 
 def _budget_left(
     episode: Episode,
-    depth: Int32[Array, "B"],
-    read_whole: Bool[Array, "B"],
-    probes: Int32[Array, "B"],
+    depth: Int32[Array, " B"],
+    read_whole: Bool[Array, " B"],
+    probes: Int32[Array, " B"],
     rules: Rules,
 ) -> Int32[Array, ""]:
     if rules.budget is None:
@@ -498,8 +498,8 @@ def _budget_left(
 
 
 def _charge(
-    episode: Episode, depth: Int32[Array, "B"], whole: Bool[Array, "B"], rules: Rules, probe_everything: bool
-) -> Int32[Array, "B"]:
+    episode: Episode, depth: Int32[Array, " B"], whole: Bool[Array, " B"], rules: Rules, probe_everything: bool
+) -> Int32[Array, " B"]:
     """What a slot has cost at a depth, with the probes that come with its intervals."""
     spent = _spent(episode, depth, whole, rules)
     if probe_everything:
@@ -510,14 +510,14 @@ def _charge(
 def _admit(
     store: ReplayStore,
     episode: Episode,
-    depth: Int32[Array, "B"],
-    wanted: Int32[Array, "B"],
-    whole: Bool[Array, "B"],
+    depth: Int32[Array, " B"],
+    wanted: Int32[Array, " B"],
+    whole: Bool[Array, " B"],
     left: Int32[Array, ""],
-    service: Int32[Array, "B"],
+    service: Int32[Array, " B"],
     rules: Rules,
     probe_everything: bool,
-) -> Int32[Array, "B"]:
+) -> Int32[Array, " B"]:
     """How many of the intervals wanted from each slot the budget left pays for, slots served in that order."""
     unit = jnp.ones_like(episode.delta) if rules.cost is CostModel.INTERVALS else episode.delta
     price = unit + (rules.probe_cost if probe_everything else 0)
@@ -525,7 +525,7 @@ def _admit(
     bill = (_charge(episode, depth + wanted, whole, rules, probe_everything) - charged)[service]
     ahead = jnp.zeros_like(bill).at[service].set(jnp.cumsum(bill, dtype=jnp.int32) - bill)
 
-    def fits(start: Int32[Array, ""]) -> Bool[Array, "B"]:
+    def fits(start: Int32[Array, ""]) -> Bool[Array, " B"]:
         """Whether an interval that starts at this depth is wanted, and what was paid before it leaves its price."""
         paid = _charge(episode, jnp.full_like(depth, start), whole, rules, probe_everything) - charged
         return (start >= depth) & (start < depth + wanted) & (ahead + paid + price <= left)
@@ -537,7 +537,7 @@ def _admit(
     return jnp.where(cut > 0, 0, admitted)
 
 
-def _finish_key(earlier: Any, phase: int, depth: Any, slots: Int32[Array, "B"]) -> Int32[Array, "B"]:
+def _finish_key(earlier: Any, phase: int, depth: Any, slots: Int32[Array, " B"]) -> Int32[Array, " B"]:
     """Orders finished branches: by round, then BRANCH before CONTINUE, then deepest, then earlier opened.
 
     26 bits: SLOTS or fewer finished earlier, the phase, a depth below 2¹², the slot.

@@ -64,7 +64,7 @@ class ReplayStore:
     intervals: Int32[AnyArray, "Q N"]
     tokens: Int32[AnyArray, "Q N"]
     delta: Int32[AnyArray, "Q N"]
-    gold: Int32[AnyArray, "Q"]
+    gold: Int32[AnyArray, " Q"]
     unparsable: Bool[AnyArray, "Q A"]
 
     @property
@@ -74,13 +74,13 @@ class ReplayStore:
         return mask
 
     @property
-    def question_mask(self) -> Bool[AnyArray, "Q"]:
+    def question_mask(self) -> Bool[AnyArray, " Q"]:
         """Where there is a question."""
         mask: Any = self.branch_mask.any(axis=-1)
         return mask
 
     @property
-    def branches(self) -> Int32[AnyArray, "Q"]:
+    def branches(self) -> Int32[AnyArray, " Q"]:
         """Branches per question."""
         return self.branch_mask.sum(axis=-1, dtype=np.int32)
 

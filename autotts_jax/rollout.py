@@ -236,7 +236,7 @@ def _replay(
     store: ReplayStore,
     params: PyTree,
     rules: Rules,
-    questions: Int32[Array, "M"],
+    questions: Int32[Array, " M"],
     orders: Int[Array, "M B"],
 ) -> Int32[Array, "P M F"]:
     """The outcomes' fields of P parameter vectors on M (question, order) pairs, on one device.

@@ -93,15 +93,15 @@ class QuestionModel:
     """
 
     delta: int
-    shares: Float64[np.ndarray, "C"]
-    length: Float64[np.ndarray, "C"]
-    spread: Float64[np.ndarray, "C"]
+    shares: Float64[np.ndarray, " C"]
+    length: Float64[np.ndarray, " C"]
+    spread: Float64[np.ndarray, " C"]
     tokens: tuple[int, int]
     probes: tuple[int, int]
-    clock: Float64[np.ndarray, "3"]
+    clock: Float64[np.ndarray, " 3"]
     settling: Float64[np.ndarray, "2 K"]
-    repeat: Float64[np.ndarray, "P"]
-    own: Float64[np.ndarray, "P"]
+    repeat: Float64[np.ndarray, " P"]
+    own: Float64[np.ndarray, " P"]
     shown: Float64[np.ndarray, "P C"]
     others: int
 
@@ -213,7 +213,7 @@ def _draw(model: QuestionModel, N: int, text: str, rng: np.random.Generator) -> 
     )
 
 
-def _ends(model: QuestionModel, N: int, rng: np.random.Generator) -> Int[np.ndarray, "N"]:
+def _ends(model: QuestionModel, N: int, rng: np.random.Generator) -> Int[np.ndarray, " N"]:
     """The column that each branch ends on, ascending."""
     bounds = np.cumsum(model.shares)
     # Systematic sampling: equidistant points under one random shift hit every share as often as it is large.
@@ -222,8 +222,8 @@ def _ends(model: QuestionModel, N: int, rng: np.random.Generator) -> Int[np.ndar
 
 
 def _lengths(
-    model: QuestionModel, ends: Int[np.ndarray, "N"], rng: np.random.Generator
-) -> tuple[Int[np.ndarray, "N"], Int[np.ndarray, "N"]]:
+    model: QuestionModel, ends: Int[np.ndarray, " N"], rng: np.random.Generator
+) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
     """Tokens and probes of each branch."""
     normal = np.interp(_stratified(ends, rng), _GRID, _NORMAL)
     tokens = model.length[ends] * np.exp(model.spread[ends] * normal)
@@ -237,7 +237,7 @@ def _lengths(
 
 
 def _show(
-    model: QuestionModel, ends: Int[np.ndarray, "N"], probes: Int[np.ndarray, "N"], rng: np.random.Generator
+    model: QuestionModel, ends: Int[np.ndarray, " N"], probes: Int[np.ndarray, " N"], rng: np.random.Generator
 ) -> Int[np.ndarray, "N D"]:
     """What each interval reveals: an answer's column, or a number after the columns for others; −1 beyond."""
     P, C = model.shown.shape
@@ -267,7 +267,7 @@ def _show(
     return np.where(depth <= probes[:, None], ids, -1)
 
 
-def _stratified(groups: Int[np.ndarray, "N"], rng: np.random.Generator) -> Float64[np.ndarray, "N"]:
+def _stratified(groups: Int[np.ndarray, " N"], rng: np.random.Generator) -> Float64[np.ndarray, " N"]:
     """Uniform numbers in (0, 1), evenly spread within each group of equal (ascending) values.
 
     Even few branches then have the mean and the extremes that their distribution has.
@@ -306,7 +306,7 @@ def _measure(question: Question, unparsable: Iterable[str]) -> QuestionModel:
     )
 
 
-def _columns(question: Question, finals: Int[np.ndarray, "N"], unparsable: Iterable[str]) -> Int[np.ndarray, "A"]:
+def _columns(question: Question, finals: Int[np.ndarray, " N"], unparsable: Iterable[str]) -> Int[np.ndarray, " A"]:
     """The column of each of the question's choices."""
     A = len(question.choices)
     named = {**dict.fromkeys(unparsable, _ERR), "No": _NO, question.gold: _GOLD}
@@ -321,8 +321,8 @@ def _columns(question: Question, finals: Int[np.ndarray, "N"], unparsable: Itera
 
 
 def _log_lengths(
-    tokens: Int32[np.ndarray, "N"], ends: Int[np.ndarray, "N"]
-) -> tuple[Float64[np.ndarray, "C"], Float64[np.ndarray, "C"]]:
+    tokens: Int32[np.ndarray, " N"], ends: Int[np.ndarray, " N"]
+) -> tuple[Float64[np.ndarray, " C"], Float64[np.ndarray, " C"]]:
     """Median and spread of the log-normal lengths, by where the branches end."""
     logarithm = np.log(tokens)
     length, spread = np.zeros((2, _RIVALS + _FITTED_RIVALS))
@@ -335,7 +335,7 @@ def _log_lengths(
     return length, spread
 
 
-def _clock(tokens: Int32[np.ndarray, "N"], probes: Int32[np.ndarray, "N"], delta: int) -> Float64[np.ndarray, "3"]:
+def _clock(tokens: Int32[np.ndarray, " N"], probes: Int32[np.ndarray, " N"], delta: int) -> Float64[np.ndarray, " 3"]:
     """Offset, slope and the slope's deviation of Δ · probes as a line in the tokens."""
     # Counting whole intervals loses half a one on average; it also adds the variance of a uniform rest.
     probed = delta * (probes + 0.5)
@@ -346,8 +346,8 @@ def _clock(tokens: Int32[np.ndarray, "N"], probes: Int32[np.ndarray, "N"], delta
 
 
 def _settling(
-    agrees: Bool[np.ndarray, "N D"], probes: Int32[np.ndarray, "N"], ends: Int[np.ndarray, "N"]
-) -> tuple[Int[np.ndarray, "N"], Float64[np.ndarray, "2 K"]]:
+    agrees: Bool[np.ndarray, "N D"], probes: Int32[np.ndarray, " N"], ends: Int[np.ndarray, " N"]
+) -> tuple[Int[np.ndarray, " N"], Float64[np.ndarray, "2 K"]]:
     """The probe from which on each branch is settled, and the quantiles of these as fractions.
 
     A branch settles where it agrees with its final answer most from there on, a disagreement weighing two
@@ -363,12 +363,12 @@ def _settling(
 
 def _showing(
     answers: Int32[np.ndarray, "N D"],
-    column: Int[np.ndarray, "A"],
-    finals: Int32[np.ndarray, "N"],
-    probes: Int32[np.ndarray, "N"],
-    settled: Int[np.ndarray, "N"],
+    column: Int[np.ndarray, " A"],
+    finals: Int32[np.ndarray, " N"],
+    probes: Int32[np.ndarray, " N"],
+    settled: Int[np.ndarray, " N"],
     others: int,
-) -> tuple[Float64[np.ndarray, "P"], Float64[np.ndarray, "P"], Float64[np.ndarray, "P C"]]:
+) -> tuple[Float64[np.ndarray, " P"], Float64[np.ndarray, " P"], Float64[np.ndarray, "P C"]]:
     """Probabilities that a probe repeats, shows its branch's own end, or else each column; by phase.
 
     A probe that shows what the one before it showed may be a repeat or a coincidence, and likewise with the
@@ -384,7 +384,7 @@ def _showing(
     ends = (answers == finals[:, None])[seen]
     chance = np.where(shows == _OTHER, 1 / others, 1.0)
 
-    def total(weights: Float64[np.ndarray, "M"]) -> Float64[np.ndarray, "P"]:
+    def total(weights: Float64[np.ndarray, " M"]) -> Float64[np.ndarray, " P"]:
         return np.bincount(phase, weights, minlength=P)
 
     # A phase without a probe shows others, and so no gold answer to a hopeless question.

@@ -217,7 +217,7 @@ def _check_hidden(
     controller: Controller, store: ReplayStore, params: PyTree, outcome: Outcome, rows: Record, run: _Run
 ) -> None:
     """Perturbs unopened branches, unread rests and unprobed answers of each episode, and compares."""
-    orders = _orders(store)[:, 0]
+    orders, rng = _orders(store)[:, 0], np.random.default_rng(1)
     P, Q = outcome.answer.shape
     for p in range(P):
         answers, intervals, tokens = (np.array(a) for a in (store.answers, store.intervals, store.tokens))
@@ -233,7 +233,7 @@ def _check_hidden(
             if controller.probe_everything:
                 seen[:] = np.arange(answers.shape[-1] + 1) <= state.depth[-1][:, None]
             hidden = ~seen[dealt][:, 1:] & (np.arange(answers.shape[-1]) < intervals[q, branch][:, None])
-            answers[q, branch] = np.where(hidden, (answers[q, branch] + 1) % 6, answers[q, branch])
+            answers[q, branch] = np.where(hidden, rng.integers(0, 6, hidden.shape), answers[q, branch])
             intervals[q, branch[unread]] = np.maximum(depth + 1, intervals[q, branch] - 1)[unread]
             tokens[q, branch[unread]] += 77
         perturbed = dataclasses.replace(store, answers=answers, intervals=intervals, tokens=tokens)

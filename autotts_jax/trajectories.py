@@ -57,8 +57,8 @@ class Question:
     delta: int
     choices: tuple[str, ...]
     answers: Int32[np.ndarray, "N D"]
-    intervals: Int32[np.ndarray, "N"]
-    tokens: Int32[np.ndarray, "N"]
+    intervals: Int32[np.ndarray, " N"]
+    tokens: Int32[np.ndarray, " N"]
 
     @classmethod
     def from_branches(

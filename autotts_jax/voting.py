@@ -49,7 +49,7 @@ class WeightedTally(NamedTuple):
     second: Float32[Array, ""]
 
 
-def votes(answers: Int32[Array, "B"], voters: Bool[Array, "B"]) -> Int32[Array, "B"]:
+def votes(answers: Int32[Array, " B"], voters: Bool[Array, " B"]) -> Int32[Array, " B"]:
     """For each voter the number of voters with its answer, itself included; 0 for the others."""
     counts = jnp.zeros(SLOTS, jnp.int32)
     # One slot at a time, unrolled: on a CPU ten times as fast as reducing a matrix of slots × slots.
@@ -59,9 +59,9 @@ def votes(answers: Int32[Array, "B"], voters: Bool[Array, "B"]) -> Int32[Array, 
 
 
 def plurality(
-    answers: Int32[Array, "B"],
-    voters: Bool[Array, "B"],
-    order: Int32[Array, "B"] | None = None,
+    answers: Int32[Array, " B"],
+    voters: Bool[Array, " B"],
+    order: Int32[Array, " B"] | None = None,
     *,
     when: ArrayLike = True,
 ) -> Tally:
@@ -78,7 +78,7 @@ def plurality(
 
 
 @jax.custom_batching.custom_vmap
-def _votes_when(when: Bool[Array, ""], answers: Int32[Array, "B"], voters: Bool[Array, "B"]) -> Int32[Array, "B"]:
+def _votes_when(when: Bool[Array, ""], answers: Int32[Array, " B"], voters: Bool[Array, " B"]) -> Int32[Array, " B"]:
     return jax.lax.cond(when, votes, lambda answers, voters: jnp.zeros_like(answers), answers, voters)
 
 
@@ -105,7 +105,7 @@ def pool_tally(obs: Observation, *, by_slot: bool = False) -> Tally:
     return _tally(obs.answer, obs.pool_votes, None if by_slot else obs.finished_at)
 
 
-def _tally(answers: Int32[Array, "B"], votes: Int32[Array, "B"], order: Int32[Array, "B"] | None) -> Tally:
+def _tally(answers: Int32[Array, " B"], votes: Int32[Array, " B"], order: Int32[Array, " B"] | None) -> Tally:
     slots = jnp.arange(answers.shape[0], dtype=jnp.int32)
     order = slots if order is None else order
     first = jnp.max(votes)
@@ -118,10 +118,10 @@ def _tally(answers: Int32[Array, "B"], votes: Int32[Array, "B"], order: Int32[Ar
 
 
 def weighted_plurality(
-    answers: Int32[Array, "B"],
-    weights: Float32[Array, "B"],
-    voters: Bool[Array, "B"],
-    order: Int32[Array, "B"] | None = None,
+    answers: Int32[Array, " B"],
+    weights: Float32[Array, " B"],
+    voters: Bool[Array, " B"],
+    order: Int32[Array, " B"] | None = None,
 ) -> WeightedTally:
     """The answer with the greatest sum of weights among the voters, as in weighted self-consistency.
 
@@ -143,7 +143,7 @@ def weighted_plurality(
     return WeightedTally(winner, jnp.maximum(first, 0), jnp.maximum(second, 0))
 
 
-def entropy(answers: Int32[Array, "B"], voters: Bool[Array, "B"]) -> Float32[Array, ""]:
+def entropy(answers: Int32[Array, " B"], voters: Bool[Array, " B"]) -> Float32[Array, ""]:
     """The entropy of the voters' answers in nats; 0 without voters."""
     counts = votes(answers, voters).astype(jnp.float32)
     total = jnp.maximum(jnp.sum(voters, dtype=jnp.int32), 1).astype(jnp.float32)

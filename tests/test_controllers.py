@@ -15,10 +15,14 @@ from autotts_jax import (
     ContractError,
     Controller,
     Observation,
+    ReplayStore,
+    Rules,
     act,
     check_controller,
+    environment,
+    plurality,
 )
-from autotts_jax.environment import SLOTS
+from autotts_jax.environment import SLOTS, Episode, State
 
 
 @pytest.mark.parametrize("name", CONTROLLERS)
@@ -168,3 +172,36 @@ def test_outside_state_is_found() -> None:
 
     with pytest.raises(ContractError, match="Let the functions depend on their arguments only"):
         check_controller(dataclasses.replace(GOOD, step=moody))
+
+
+def prober(params: Params, memory: jax.Array, obs: Observation) -> tuple[jax.Array, Action]:
+    """Probes in every other round, and stops by what it sees."""
+    vote = plurality(obs.answer, obs.answer >= 0)
+    return memory, act(
+        obs,
+        branch=jnp.where(obs.round == 0, jnp.minimum(params.branches, obs.unopened), 0),
+        continue_=jnp.where(obs.active, 1, 0),
+        probe=(obs.round % 2 == 1) & obs.active,
+        stop=(obs.round > 4) & ((vote.first >= 4) | ~jnp.any(obs.active)),
+        answer=vote.winner,
+    )
+
+
+PROBER = Controller("prober", schedule, init, prober, probe_everything=False)
+
+
+def test_a_controller_may_probe_now_and_then() -> None:
+    check_controller(PROBER)
+
+
+def test_an_environment_that_shows_too_much_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    observe = environment.observe
+
+    def leaking(store: ReplayStore, episode: Episode, state: State, rules: Rules) -> Observation:
+        obs = observe(store, episode, state, rules)
+        newest = store.answers[episode.question, episode.branch, jnp.maximum(obs.depth - 1, 0)].astype(jnp.int32)
+        return dataclasses.replace(obs, answer=jnp.where(obs.depth > 0, newest, NO_ANSWER))
+
+    monkeypatch.setattr(environment, "observe", leaking)
+    with pytest.raises(ContractError, match="changing what no action has revealed"):
+        check_controller(PROBER)

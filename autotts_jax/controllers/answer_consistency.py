@@ -26,9 +26,9 @@ class Params(NamedTuple):
 class Memory(NamedTuple):
     """What is remembered between rounds."""
 
-    depth: Int32[Array, "B"]  # as of the last round
-    answer: Int32[Array, "B"]
-    run: Int32[Array, "B"]  # how many of the newest answers are equal
+    depth: Int32[Array, " B"]  # as of the last round
+    answer: Int32[Array, " B"]
+    run: Int32[Array, " B"]  # how many of the newest answers are equal
 
 
 def schedule(beta: Float32[Array, ""]) -> Params:

@@ -62,7 +62,7 @@ def sample_count(beta: Float32[Array, ""]) -> Int32[Array, ""]:
     return jnp.round(jnp.exp2(6 * beta)).astype(jnp.int32)
 
 
-def fresh_slots(obs: Observation, branches: ArrayLike) -> Bool[Array, "B"]:
+def fresh_slots(obs: Observation, branches: ArrayLike) -> Bool[Array, " B"]:
     """The slots that opening so many branches opens."""
     slots = jnp.arange(SLOTS, dtype=jnp.int32)
     return (slots >= obs.opened) & (slots < obs.opened + branches)

@@ -42,8 +42,8 @@ class Memory(NamedTuple):
     round: Int32[Array, ""]  # the method's own, −1 before the first
     widened: Bool[Array, ""]  # whether the last action opened branches
     ema: Float32[Array, ""]
-    history: Float32[Array, "16"]  # ema of round r at r mod 16
-    against: Int32[Array, "B"]  # consecutive rounds of disagreement with the pool
+    history: Float32[Array, " 16"]  # ema of round r at r mod 16
+    against: Int32[Array, " B"]  # consecutive rounds of disagreement with the pool
 
 
 def schedule(beta: Float32[Array, ""]) -> Params:
@@ -134,8 +134,8 @@ def _blend(ema: Float32[Array, ""], conf: Float32[Array, ""], params: Params) ->
 
 
 def _most_opposed(
-    against: Int32[Array, "B"], candidates: Bool[Array, "B"], live: Bool[Array, "B"]
-) -> Bool[Array, "B"]:
+    against: Int32[Array, " B"], candidates: Bool[Array, " B"], live: Bool[Array, " B"]
+) -> Bool[Array, " B"]:
     """The candidates, most opposed first, earlier opened first, but so many that two live branches stay.
 
     Two stay of themselves unless there are fewer than two live branches beside the candidates; then the one or

@@ -26,7 +26,7 @@ class Params(NamedTuple):
 class Memory(NamedTuple):
     """What is remembered between rounds."""
 
-    off_track: Int32[Array, "B"]  # consecutive rounds against the vote
+    off_track: Int32[Array, " B"]  # consecutive rounds against the vote
     winner: Int32[Array, ""]  # of the previous round
     stable: Int32[Array, ""]  # rounds that the winner has kept
 

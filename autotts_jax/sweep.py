@@ -258,11 +258,13 @@ def _from_file(path: Path, attribute: str) -> Controller:
     """A controller from a user's Python file."""
     if not path.is_file():
         raise InputError(f"controller {path}: no such file. Check the path.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"autotts_controller_{path.stem}"  # whatever the file is called, it must not hide another module
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses and pickling look a module up by its name
+    sys.modules[name] = module  # dataclasses and pickling look a module up by its name
+    sys.path.append(str(path.resolve().parent))  # for what the file imports from beside it
     try:
         spec.loader.exec_module(module)
         found = getattr(module, attribute, None)

@@ -144,14 +144,10 @@ def write(trajectories: Trajectories, path: str | os.PathLike[str]) -> None:
     if path.suffix.lower() not in writers:
         raise InputError(f"{path}: suffix {path.suffix!r} is not understood. Use .json or .parquet.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        unfinished = Path(file.name)
-    try:
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        unfinished = Path(scratch, path.name)
         writers[path.suffix.lower()](trajectories, unfinished)
         unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
 
 
 def describe(trajectories: Trajectories) -> dict[str, str]:

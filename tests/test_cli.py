@@ -139,9 +139,11 @@ def test_costs_and_budgets(run: Run, traces: Path, tmp_path: Path) -> None:
 
 
 def test_a_users_controller(run: Run, traces: Path, tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(BAD_CONTROLLERS)
-    assert "mine keeps the contract." in run("check", "mine.py:make").out
-    spec = "mine.py:make:samples=2"
+    (tmp_path / "beside_mine.py").write_text("import autotts_jax\n")
+    # Named like a module that everybody uses, and with an import from its own folder.
+    (tmp_path / "random.py").write_text(BAD_CONTROLLERS.replace("import autotts", "import beside_mine, autotts"))
+    assert "mine keeps the contract." in run("check", "random.py:make").out
+    spec = "random.py:make:samples=2"
     run("sweep", traces, "--controller", spec, "--shuffles", "2", "--out", "out")
     (row,) = rows(tmp_path / "out" / "results.csv")
     assert (row["controller"], row["params"]) == ("mine", '{"samples": 2}')

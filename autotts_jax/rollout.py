@@ -1,4 +1,4 @@
-"""Episodes to outcomes: `evaluate`, one pure function of arrays."""
+"""Episodes to outcomes: `evaluate`, the fast driver, and `record`, which keeps every round."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from autotts_jax.controllers.base import Controller
 from autotts_jax.environment import SLOTS, Action, Episode, Rules, State, StopReason
 from autotts_jax.replay import ReplayStore
 
-__all__ = ["Outcome", "Record", "evaluate", "record", "rollout"]
+__all__ = ["Outcome", "Record", "evaluate", "record"]
 
 #: Episodes that run side by side, by platform: on a CPU enough to fill the vector units and few enough to stay in
 #: the cache of a core, elsewhere (None) many thousands.
@@ -64,21 +64,6 @@ class Outcome:
     stop_reason: Int32[Array, "P Q S"]
 
 
-def rollout(controller: Controller, store: ReplayStore, episode: Episode, params: PyTree, rules: Rules) -> Outcome:
-    """Replays one episode under one parameter vector; every field of the outcome is a scalar."""
-
-    def running(carry: tuple[State, PyTree]) -> Bool[Array, ""]:
-        return carry[0].stop_reason == StopReason.RUNNING
-
-    def one_round(carry: tuple[State, PyTree]) -> tuple[State, PyTree]:
-        state, memory, _ = _one_round(controller, store, episode, params, rules, *carry)
-        return state, memory
-
-    start = environment.init(episode), controller.init(params)
-    state, _ = jax.lax.while_loop(running, one_round, start)
-    return _outcome(controller, store, episode, state, rules)
-
-
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
@@ -100,7 +85,10 @@ class Record:
 def record(
     controller: Controller, store: ReplayStore, episode: Episode, params: PyTree, rules: Rules, rounds: int
 ) -> tuple[Outcome, Record]:
-    """`rollout` that keeps every round, for at most so many rounds (static)."""
+    """Replays one episode under one parameter vector for so many rounds (static), and keeps them all.
+
+    Fields of the outcome are scalars; the episode has ended if its stop reason says so.
+    """
 
     def one_round(carry: tuple[State, PyTree], _: None) -> tuple[tuple[State, PyTree], Record]:
         state, memory, action = _one_round(controller, store, episode, params, rules, *carry)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib.util
+import itertools
 import json
 import os
 import sys
@@ -22,6 +23,7 @@ import pyarrow.parquet
 from jaxtyping import Int, PyTree
 
 from autotts_jax.controllers import CONTROLLERS, Controller, check_shapes
+from autotts_jax.controllers.base import named_leaves
 from autotts_jax.environment import CostModel, Rules
 from autotts_jax.replay import Dataset, bootstrap_orders, concatenate, published_orders, random_orders
 from autotts_jax.rollout import Outcome, evaluate
@@ -116,7 +118,7 @@ class _Row:
         return json.dumps(
             {
                 name: int(value) if np.issubdtype(value.dtype, np.integer) else float(str(value))
-                for name, value in _fields(self.params).items()
+                for name, value in named_leaves(self.params).items()
             }
         )
 
@@ -197,13 +199,18 @@ def sweep(
             raise InputError(f"beta {beta}: outside 0 to 1. Choose values in that range.")
     if shuffles < 1:
         raise InputError(f"shuffles {shuffles}: there must be at least one.")
-    notes = [note for setting in chosen for note in _check_pool(setting, betas, dataset, orders)]
+    rows_of = [_rows(setting, betas) for setting in chosen]
+    notes = [
+        note
+        for setting, rows in zip(chosen, rows_of, strict=True)
+        for note in _check_pool(setting, rows, dataset, orders)
+    ]
     notes += [
         f"{name} is no method but an upper bound: it counts as right if any branch it read is right."
         for name in dict.fromkeys(setting.controller.name for setting in chosen if setting.controller.oracle)
     ]
 
-    rows = [row for setting in chosen for row in _rows(setting, betas)]
+    rows = list(itertools.chain.from_iterable(rows_of))
     groups: dict[Controller, list[int]] = {}  # each controller's rows are replayed together
     for index, row in enumerate(rows):
         groups.setdefault(row.controller, []).append(index)
@@ -280,16 +287,10 @@ def _from_file(path: Path, attribute: str) -> Controller:
     return found
 
 
-def _fields(params: PyTree) -> dict[str, Any]:
-    """A parameter pytree as names and scalars: ``a`` for fields and keys, ``a.b`` for nested ones."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
-
-
 def _parameters(controller: Controller) -> dict[str, np.dtype[Any]]:
     """A controller's parameters and their dtypes."""
     shapes = jax.eval_shape(controller.schedule, jax.ShapeDtypeStruct((), jnp.float32))
-    return {name: leaf.dtype for name, leaf in _fields(shapes).items()}
+    return {name: leaf.dtype for name, leaf in named_leaves(shapes).items()}
 
 
 def _rows(setting: Setting, betas: Sequence[float]) -> list[_Row]:
@@ -299,7 +300,7 @@ def _rows(setting: Setting, betas: Sequence[float]) -> list[_Row]:
         betas = [given.pop("beta")]
     scheduled = jax.device_get(jax.vmap(setting.controller.schedule)(jnp.asarray(betas, jnp.float32)))
     leaves, treedef = jax.tree.flatten(scheduled)
-    names = list(_fields(scheduled))
+    names = list(named_leaves(scheduled))
     for name, value in given.items():
         leaf = leaves[names.index(name)]
         leaves[names.index(name)] = np.full_like(leaf, value)
@@ -309,14 +310,14 @@ def _rows(setting: Setting, betas: Sequence[float]) -> list[_Row]:
     return [_Row(setting.controller, float(beta), vector) for beta, vector in zip(betas, vectors, strict=True)]
 
 
-def _check_pool(setting: Setting, betas: Sequence[float], dataset: Dataset, orders: Orders) -> list[str]:
+def _check_pool(setting: Setting, rows: Sequence[_Row], dataset: Dataset, orders: Orders) -> list[str]:
     """Refuses more samples than branches if asked for by number; notes it if β asks."""
     name = setting.controller.samples
     counts = np.asarray(dataset.store.branches)
     smallest = int(np.argmin(counts))
     if name is None or orders == "bootstrap":
         return []
-    wanted = max(int(_fields(row.params)[name]) for row in _rows(setting, betas))
+    wanted = max(int(named_leaves(row.params)[name]) for row in rows)
     if wanted <= counts[smallest]:
         return []
     where = f"question {smallest} has only {counts[smallest]} branches"
@@ -325,7 +326,7 @@ def _check_pool(setting: Setting, betas: Sequence[float], dataset: Dataset, orde
             f"controller {setting.controller.name}: {name}={wanted}, but {where}. Ask for at most that many, or "
             "resample branches with replacement (orders bootstrap)."
         )
-    return [f"{setting.controller.name}: β = {max(betas):g} asks for {wanted} samples; {where} and gives those."]
+    return [f"{setting.controller.name}: β asks for up to {wanted} samples; {where} and gives those."]
 
 
 def _checked(rules: Rules) -> Rules:

@@ -12,7 +12,7 @@ from jax import Array
 from jaxtyping import PyTree
 
 from autotts_jax import environment
-from autotts_jax.controllers.base import Controller, check_shapes
+from autotts_jax.controllers.base import Controller, check_shapes, named_leaves
 from autotts_jax.environment import NO_ANSWER, SLOTS, Rules, StopReason
 from autotts_jax.replay import ReplayStore, published_orders
 from autotts_jax.rollout import Outcome, Record, evaluate, record
@@ -127,8 +127,7 @@ def _replayer(controller: Controller, traces: list[ReplayStore]) -> _Run:
 def _check_schedule(controller: Controller) -> PyTree:
     """Finite and monotone over a fine grid; returns the parameters of a few β."""
     params = jax.device_get(jax.jit(jax.vmap(controller.schedule))(jnp.asarray(_BETAS)))
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
+    for name, leaf in named_leaves(params).items():
         if not np.all(np.isfinite(leaf)):
             beta = _BETAS[np.argmin(np.isfinite(leaf))]
             raise ContractError(f"{controller.name}.schedule: {name} is not finite at β = {beta:.2f}. Bound it.")
@@ -171,9 +170,8 @@ def _check_retrace(controller: Controller, traces: list[ReplayStore]) -> None:
 
 
 def _check_finite(controller: Controller, rows: Record) -> None:
-    for path, leaf in jax.tree_util.tree_flatten_with_path(rows.memory)[0]:
+    for name, leaf in named_leaves(rows.memory).items():
         if np.issubdtype(leaf.dtype, np.floating) and np.any(np.isnan(leaf)):
-            name = jax.tree_util.keystr(path, simple=True, separator=".")
             raise ContractError(
                 f"{controller.name}.step: memory {name} becomes NaN. Guard divisions and logarithms with jnp.maximum."
             )

@@ -28,7 +28,7 @@ __all__ = ["InputError", "Question", "Trajectories", "describe", "read", "write"
 #: The answer strings that stand for "no answer could be parsed" in the public release.
 UNPARSABLE = ("ERR",)
 
-#: Bounds the packed arrays and int32 sums rely on (see `environment.finish_key` and `environment.spent`).
+#: Bounds the packed arrays and int32 sums rely on (see `_finish_key` and `_slot_tokens` in environment.py).
 MAX_INTERVALS = 4095
 MAX_TOKENS = 2**23
 

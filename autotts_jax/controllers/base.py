@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float32, Int32, PyTree
 from autotts_jax.environment import SLOTS, Action, Observation, act, example_observation
 from autotts_jax.trajectories import InputError
 
-__all__ = ["Controller", "check_shapes", "fresh_slots", "sample_count"]
+__all__ = ["Controller", "check_shapes", "fresh_slots", "named_leaves", "sample_count"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ def check_shapes(controller: Controller) -> None:
     params = _traced(controller, "schedule", beta)
     if not jax.tree.leaves(params):
         raise InputError(f"{controller.name}.schedule returns no parameters. Return a NamedTuple of scalars.")
-    for name, leaf in _leaves(params):
+    for name, leaf in named_leaves(params).items():
         if leaf.shape or leaf.dtype not in (jnp.int32, jnp.float32):
             raise InputError(
                 f"{controller.name}.schedule: {name} is {leaf.dtype}{list(leaf.shape)}. Make it an int32 or float32 "
@@ -115,7 +115,7 @@ def _same(what: str, how: str, expected: PyTree, found: PyTree) -> None:
     before, after = str(jax.tree.structure(expected)), str(jax.tree.structure(found))
     if before != after:
         raise InputError(f"{what} changes its structure: {after} instead of {before}. Return it {how}.")
-    for (name, a), (_, b) in zip(_leaves(expected), _leaves(found), strict=True):
+    for (name, a), (_, b) in zip(named_leaves(expected).items(), named_leaves(found).items(), strict=True):
         if (a.shape, a.dtype) != (b.shape, b.dtype):
             raise InputError(
                 f"{what}: {name or 'the value'} is {b.dtype}{list(b.shape)} instead of {a.dtype}{list(a.shape)}. "
@@ -123,6 +123,7 @@ def _same(what: str, how: str, expected: PyTree, found: PyTree) -> None:
             )
 
 
-def _leaves(tree: PyTree) -> list[tuple[str, Any]]:
+def named_leaves(tree: PyTree) -> dict[str, Any]:
+    """A pytree's leaves by name: ``a`` for fields and keys, ``a.b`` for nested ones, empty for a lone leaf."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}

@@ -32,8 +32,10 @@ from autotts_jax.replay import (
     random_orders,
     save,
 )
+from autotts_jax.results import Results
 from autotts_jax.rollout import Outcome, evaluate
-from autotts_jax.sweep import BETAS, Results, Setting, sweep
+from autotts_jax.settings import Setting
+from autotts_jax.sweep import BETAS, sweep
 from autotts_jax.synthetic import generate as synthetic_trajectories
 from autotts_jax.testing import ContractError, check_controller
 from autotts_jax.trajectories import InputError, Question, Trajectories

@@ -27,7 +27,9 @@ from autotts_jax.controllers import CONTROLLERS
 from autotts_jax.environment import CostModel, Rules
 from autotts_jax.fetch import FILES, URL, FetchError
 from autotts_jax.fetch import fetch as download
-from autotts_jax.sweep import Orders, Results, Setting, writable
+from autotts_jax.results import Results, writable
+from autotts_jax.settings import Setting
+from autotts_jax.sweep import Orders
 from autotts_jax.sweep import sweep as run_sweep
 from autotts_jax.testing import check_controller
 from autotts_jax.trajectories import InputError

@@ -53,6 +53,7 @@ from jaxtyping import Bool, Int32, UInt32
 from autotts_jax.replay import SLOTS, ReplayStore
 
 __all__ = [
+    "FINISH_KEYS",
     "NO_ANSWER",
     "READ_TO_END",
     "SLOTS",
@@ -81,6 +82,10 @@ NO_ANSWER = -1
 
 #: As a number of intervals to continue: until the branch finishes.
 READ_TO_END = np.iinfo(np.int32).max
+
+#: `Observation.finished_at` of finished slots is below this: 6 bits for the branches that finished earlier, one for
+#: the phase, 12 for the depth and, last, 6 for the slot.
+FINISH_KEYS = 2**25
 
 #: `Observation.budget_left` where there is no budget.
 UNLIMITED = np.iinfo(np.int32).max
@@ -135,6 +140,7 @@ class Episode:
 
     question: Int32[Array, ""]
     branch: Int32[Array, " B"]
+    row: Int32[Array, " B"]  # where the branch's answers begin among all of the store's
     intervals: Int32[Array, " B"]
     tokens: Int32[Array, " B"]
     delta: Int32[Array, " B"]
@@ -152,11 +158,11 @@ class State:
     depth: Int32[Array, " B"]  # ℓ, in intervals
     pruned: Bool[Array, " B"]
     answer: Int32[Array, " B"]  # newest revealed
-    revealed_at: Int32[Array, " B"]  # the depth at which it was revealed
+    revealed_at: Int32[Array, " B"]  # the depth at which it was revealed; 0 where every interval is probed
     read_whole: Bool[Array, " B"]  # opened and read to its end in one round
     finished_at: Int32[Array, " B"]  # see Observation
     started: Int32[Array, " B"]  # tokens on the critical path before the slot opened
-    probes: Int32[Array, " B"]  # |Ω| by slot
+    probes: Int32[Array, ""]  # |Ω|
     refused: Int32[Array, ""]  # atomic actions that were not admissible
     stop_reason: Int32[Array, ""]  # StopReason
     prediction: Int32[Array, ""]  # the episode's answer once it has ended
@@ -250,9 +256,9 @@ def act(
     )
 
 
-def count(*masks: Bool[Array, " B"]) -> tuple[Int32[Array, ""], ...]:
-    """The number of slots in each of up to four masks, in one pass: sums over slots are what a round consists of."""
-    # 64 slots fit into a byte of their own.
+def count(*masks: Bool[Array, " B"] | Int32[Array, " B"]) -> tuple[Int32[Array, ""], ...]:
+    """The number of slots in each of up to four masks, in one pass; or sums of numbers from 0 to 3."""
+    # Each sum fits into a byte of its own: at most 3 × 64.
     bytes_ = [mask.astype(jnp.uint32) << jnp.uint32(8 * place) for place, mask in enumerate(masks)]
     total = jnp.sum(sum(bytes_[1:], start=bytes_[0]), dtype=jnp.uint32)
     return tuple(((total >> jnp.uint32(8 * place)) & jnp.uint32(255)).astype(jnp.int32) for place in range(len(masks)))
@@ -290,6 +296,7 @@ def deal(store: ReplayStore, question: Int32[Array, ""], order: Int32[Array, " B
     return Episode(
         question=jnp.asarray(question, jnp.int32),
         branch=branch,
+        row=(question * store.answers.shape[1] + branch) * store.answers.shape[2],
         intervals=intervals,
         tokens=jnp.where(dealt, store.tokens[question, branch], 0),
         delta=jnp.where(dealt, store.delta[question, branch], 0),
@@ -311,7 +318,7 @@ def init(episode: Episode) -> State:
         read_whole=jnp.zeros(SLOTS, bool),
         finished_at=jnp.full(SLOTS, UNLIMITED, jnp.int32),
         started=jnp.zeros(SLOTS, jnp.int32),
-        probes=jnp.zeros(SLOTS, jnp.int32),
+        probes=zero,
         refused=zero,
         stop_reason=jnp.asarray(StopReason.RUNNING, jnp.int32),
         prediction=jnp.asarray(NO_ANSWER, jnp.int32),
@@ -351,8 +358,8 @@ def step(
     action = jax.tree.map(lambda leaf: jnp.where(ended, jnp.zeros_like(leaf), leaf), action)
     active = _active(episode, state)
 
-    def probed(depth: Int32[Array, " B"]) -> Int32[Array, " B"]:
-        return _probes_passed(episode, depth) if probe_everything else state.probes
+    def probed(depth: Int32[Array, " B"]) -> Int32[Array, ""]:
+        return jnp.sum(_probes_passed(episode, depth), dtype=jnp.int32) if probe_everything else state.probes
 
     # 1. PRUNE
     prune = action.prune & active
@@ -362,12 +369,14 @@ def step(
     # 2. BRANCH
     wanted = jnp.clip(action.branch, 0, 2**16)
     refused = state.refused + wanted
-    opening = (slots >= state.opened) & (slots - state.opened < jnp.minimum(wanted, episode.pool - state.opened))
+    opened = jnp.minimum(wanted, episode.pool - state.opened)
+    opening = (slots >= state.opened) & (slots - state.opened < opened)
     if rules.budget is not None:
         whole = state.read_whole | opening
         left = _budget_left(episode, state.depth, whole, state.probes, rules)
         want = opening.astype(jnp.int32)
         opening = _admit(store, episode, state.depth, want, whole, left, slots, rules, probe_everything) > 0
+        (opened,) = count(opening)
     first = state.depth + opening.astype(jnp.int32)
 
     # 3. CONTINUE
@@ -384,8 +393,9 @@ def step(
     finished = _finished(episode, depth)
 
     # 4. PROBE
+    deeper = depth > state.depth
     if probe_everything:
-        revealed = depth > state.depth
+        revealed, revealed_at = deeper, state.revealed_at
         not_probed = jnp.zeros(SLOTS, bool)
         probes = probed(depth)
     else:
@@ -394,17 +404,18 @@ def step(
             left = _budget_left(episode, depth, whole, state.probes, rules)
             probe = probe & (jnp.cumsum(probe, dtype=jnp.int32) * rules.probe_cost <= left)
         not_probed = action.probe & ~probe
-        probes = state.probes + probe.astype(jnp.int32)
-        revealed = probe | (finished & (depth > state.depth))
-    newest = store.answers[episode.question, episode.branch, jnp.maximum(depth - 1, 0)].astype(jnp.int32)
+        revealed = probe | (finished & deeper)
+        revealed_at = jnp.where(revealed, depth, state.revealed_at)
+        probes = state.probes + jnp.sum(probe, dtype=jnp.int32)
+    newest = store.answers.reshape(-1)[episode.row + jnp.maximum(depth - 1, 0)].astype(jnp.int32)
 
     # 5. ANSWER
-    changed, earlier = count(prune | revealed | (depth > state.depth), _finished(episode, state.depth))
+    masked = not_pruned.astype(jnp.int32) + not_continued.astype(jnp.int32) + not_probed.astype(jnp.int32)
+    changed, earlier, masked = count(prune | revealed | deeper, _finished(episode, state.depth), masked)
     unasked = jnp.where(changed > 0, StopReason.RUNNING, StopReason.IDLE)
     reason = jnp.where(action.stop, StopReason.ANSWERED, unasked).astype(jnp.int32)
     reason = jnp.where(ended, state.stop_reason, reason)
 
-    opened, *masked = count(opening, not_pruned, not_continued, not_probed)
     at_once = opening & _finished(episode, first)
     finish_key = jnp.where(at_once, _finish_key(earlier, 0, 0, slots), _finish_key(earlier, 1, first, slots))
     return State(
@@ -413,13 +424,13 @@ def step(
         depth=depth,
         pruned=state.pruned | prune,
         answer=jnp.where(revealed, newest, state.answer),
-        revealed_at=jnp.where(revealed, depth, state.revealed_at),
+        revealed_at=revealed_at,
         read_whole=state.read_whole | (opening & finished),
         finished_at=jnp.where(finished & (state.finished_at == UNLIMITED), finish_key, state.finished_at),
         # A branch starts when everything that its opening was decided on has been generated.
         started=jnp.where(opening, sequential_tokens(episode, state, rules), state.started),
         probes=probes,
-        refused=refused - opened + masked[0] + masked[1] + masked[2],
+        refused=refused - opened + masked,
         stop_reason=reason,
         prediction=jnp.where(ended, state.prediction, action.answer),
     )
@@ -442,9 +453,8 @@ def sequential_tokens(episode: Episode, state: State, rules: Rules) -> Int32[Arr
 
 def cost(episode: Episode, state: State, rules: Rules) -> Int32[Array, ""]:
     """What the episode has cost so far, in the cost model's unit: intervals or tokens, plus κ_probe per probe."""
-    charged = _spent(episode, state.depth, state.read_whole, rules)
-    charged += jnp.asarray(rules.probe_cost, jnp.int32) * state.probes
-    return jnp.sum(charged, dtype=jnp.int32)
+    spent = jnp.sum(_spent(episode, state.depth, state.read_whole, rules), dtype=jnp.int32)
+    return spent + jnp.asarray(rules.probe_cost, jnp.int32) * state.probes
 
 
 # --- helpers, per slot -------------------------------------------------------------------------------------------
@@ -488,13 +498,13 @@ def _budget_left(
     episode: Episode,
     depth: Int32[Array, " B"],
     read_whole: Bool[Array, " B"],
-    probes: Int32[Array, " B"],
+    probes: Int32[Array, ""],
     rules: Rules,
 ) -> Int32[Array, ""]:
     if rules.budget is None:
         return jnp.asarray(UNLIMITED, jnp.int32)
-    charged = _spent(episode, depth, read_whole, rules) + jnp.asarray(rules.probe_cost, jnp.int32) * probes
-    return jnp.asarray(rules.budget, jnp.int32) - jnp.sum(charged, dtype=jnp.int32)
+    spent = jnp.sum(_spent(episode, depth, read_whole, rules), dtype=jnp.int32)
+    return jnp.asarray(rules.budget, jnp.int32) - spent - jnp.asarray(rules.probe_cost, jnp.int32) * probes
 
 
 def _charge(
@@ -538,10 +548,7 @@ def _admit(
 
 
 def _finish_key(earlier: Any, phase: int, depth: Any, slots: Int32[Array, " B"]) -> Int32[Array, " B"]:
-    """Orders finished branches: by round, then BRANCH before CONTINUE, then deepest, then earlier opened.
-
-    26 bits: SLOTS or fewer finished earlier, the phase, a depth below 2¹², the slot.
-    """
+    """Orders finished branches: by round, then BRANCH before CONTINUE, then deepest, then earlier opened."""
     return ((2 * earlier + phase) * 4096 + (4095 - depth)) * SLOTS + slots
 
 

@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Int, Int32, Key
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float32, Int, Int32, Key
 
 from autotts_jax.trajectories import MAX_TOKENS, InputError, Trajectories, read
 
@@ -28,10 +29,13 @@ __all__ = [
     "Dataset",
     "ReplayStore",
     "bootstrap_orders",
+    "bucket",
     "concatenate",
+    "joint_shape",
     "load",
     "open_datasets",
     "pack",
+    "part",
     "published_orders",
     "random_orders",
     "save",
@@ -161,22 +165,63 @@ def pack(trajectories: Trajectories, *, seed: int = 0) -> Dataset:
 def concatenate(datasets: Sequence[Dataset]) -> Dataset:
     """Joins datasets along the questions, padded to the largest; the parts keep their names."""
     stores = [dataset.store for dataset in datasets]
-    nothing = {"answers": -1, "gold": -1}
-
-    def join(name: str) -> np.ndarray:
-        arrays = [np.asarray(getattr(store, name)) for store in stores]
-        shape = np.max([array.shape[1:] for array in arrays], axis=0).astype(int)
-        padding = [[(0, 0), *((0, s - a) for s, a in zip(shape, array.shape[1:], strict=True))] for array in arrays]
-        padded = [np.pad(a, p, constant_values=nothing.get(name, 0)) for a, p in zip(arrays, padding, strict=True)]
-        return np.concatenate(padded).astype(np.result_type(*arrays))
-
+    questions = sum(len(store.gold) for store in stores)
     return Dataset(
-        store=ReplayStore(**{field.name: join(field.name) for field in dataclasses.fields(ReplayStore)}),
+        store=part(stores, 0, questions, joint_shape(stores)),
         parts=tuple(part for dataset in datasets for part in dataset.parts),
         texts=tuple(text for dataset in datasets for text in dataset.texts),
         golds=tuple(gold for dataset in datasets for gold in dataset.golds),
         choices=tuple(choice for dataset in datasets for choice in dataset.choices),
     )
+
+
+Shape: TypeAlias = dict[str, tuple[int, ...]]
+
+
+def joint_shape(stores: Sequence[ReplayStore], *, bucketed: bool = False) -> Shape:
+    """The least shapes, without Q, that hold a question of any of the stores; by array.
+
+    Args:
+      stores: The stores.
+      bucketed: Whether sizes are rounded up by up to an eighth, so that similar stores have the same shapes and
+        are replayed by the same compiled program.
+    """
+    shapes = [{name: array.shape[1:] for name, array in vars(store).items()} for store in stores]
+    return {
+        name: tuple(bucket(n) if bucketed else n for n in map(max, zip(*(s[name] for s in shapes), strict=True)))
+        for name in shapes[0]
+    }
+
+
+def bucket(size: int) -> int:
+    """The size rounded up to a multiple of an eighth of the power of two below it."""
+    step = 2 ** max(size.bit_length() - 4, 0)
+    return -(-size // step) * step
+
+
+def part(stores: Sequence[ReplayStore], start: int, stop: int, shape: Shape) -> ReplayStore:
+    """Questions start … stop − 1 of stores in a row, copied and padded; beyond the last one there is padding.
+
+    Args:
+      stores: The stores, in host memory.
+      start: Number of the first question, counted through the stores.
+      stop: Number after the last.
+      shape: As `joint_shape` gives it.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    for name, tail in shape.items():
+        dtype = np.result_type(*(getattr(store, name) for store in stores))
+        arrays[name] = np.full((stop - start, *tail), -1 if name in ("answers", "gold") else 0, dtype)
+    offset = 0
+    for store in stores:
+        low, high = max(start - offset, 0), min(stop - offset, len(store.gold))
+        if low < high:
+            for name, array in arrays.items():
+                piece = getattr(store, name)[low:high]
+                inside = tuple(slice(size) for size in piece.shape[1:])
+                array[(slice(low + offset - start, high + offset - start), *inside)] = piece
+        offset += len(store.gold)
+    return ReplayStore(**arrays)
 
 
 # --- branch orders: which branch a slot holds -------------------------------------------------------------------
@@ -200,23 +245,43 @@ def published_orders(store: ReplayStore, shuffles: int) -> Int32[np.ndarray, "Q 
 
 
 @functools.partial(jax.jit, static_argnames="shuffles")
-def random_orders(key: Key[Array, ""], store: ReplayStore, shuffles: int) -> Int32[Array, "Q S B"]:
-    """Uniform permutations of each question's branches, cut to the slots; −1 beyond the branches."""
+def random_orders(
+    key: Key[Array, ""], store: ReplayStore, shuffles: int, first: ArrayLike = 0
+) -> Int32[Array, "Q S B"]:
+    """Uniform permutations of each question's branches, cut to the slots; −1 beyond the branches.
+
+    Args:
+      key: Of the whole set of questions; each question draws from its own fold of it.
+      store: The questions.
+      shuffles: Orders per question.
+      first: Number of the store's first question in the set, if it is a part of it.
+    """
     Q, N = store.intervals.shape
     there = jnp.asarray(store.intervals)[:, None, :] > 0
-    draws = jnp.where(there, jax.random.uniform(key, (Q, shuffles, N), jnp.float32), 2.0)
+    draws = jnp.where(there, _uniform(key, first, Q, (shuffles, N)), 2.0)
     orders = jnp.argsort(draws, axis=-1).astype(jnp.int32)
     orders = jnp.where(jnp.take_along_axis(draws, orders, axis=-1) < 2.0, orders, -1)[..., :SLOTS]
     return jnp.pad(orders, [(0, 0), (0, 0), (0, max(SLOTS - N, 0))], constant_values=-1)
 
 
 @functools.partial(jax.jit, static_argnames="shuffles")
-def bootstrap_orders(key: Key[Array, ""], store: ReplayStore, shuffles: int) -> Int32[Array, "Q S B"]:
-    """Resamples of each question's branches with replacement: every slot holds one, also beyond the pool's size."""
+def bootstrap_orders(
+    key: Key[Array, ""], store: ReplayStore, shuffles: int, first: ArrayLike = 0
+) -> Int32[Array, "Q S B"]:
+    """Resamples of each question's branches with replacement: every slot holds one, also beyond the pool's size.
+
+    The arguments are those of `random_orders`.
+    """
     counts = jnp.sum(jnp.asarray(store.intervals) > 0, axis=-1, dtype=jnp.int32)[:, None, None]
-    draws = jax.random.uniform(key, (counts.shape[0], shuffles, SLOTS), jnp.float32)
+    draws = _uniform(key, first, counts.shape[0], (shuffles, SLOTS))
     picks = jnp.minimum((draws * counts.astype(jnp.float32)).astype(jnp.int32), counts - 1)
     return jnp.where(counts > 0, picks, -1)
+
+
+def _uniform(key: Key[Array, ""], first: ArrayLike, questions: int, shape: tuple[int, ...]) -> Float32[Array, "Q ..."]:
+    numbers = jnp.asarray(first, jnp.int32) + jnp.arange(questions, dtype=jnp.int32)
+    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(numbers)
+    return jax.vmap(lambda key: jax.random.uniform(key, shape, jnp.float32))(keys)
 
 
 # --- on disk ---------------------------------------------------------------------------------------------------------

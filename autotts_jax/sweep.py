@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import importlib.util
+import hashlib
 import itertools
 import json
 import os
-import sys
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
-from jaxtyping import Int, PyTree
+from jaxtyping import Int, Int64
 
-from autotts_jax.controllers import CONTROLLERS, Controller, check_shapes
-from autotts_jax.controllers.base import named_leaves
-from autotts_jax.environment import CostModel, Rules
-from autotts_jax.replay import Dataset, bootstrap_orders, concatenate, published_orders, random_orders
-from autotts_jax.rollout import Outcome, evaluate
+from autotts_jax.controllers import CONTROLLERS, Controller
+from autotts_jax.environment import CostModel, Rules, example_observation
+from autotts_jax.replay import (
+    SLOTS,
+    Dataset,
+    bootstrap_orders,
+    bucket,
+    joint_shape,
+    part,
+    published_orders,
+    random_orders,
+)
+from autotts_jax.results import FIELDS, Results, writable
+from autotts_jax.rollout import COMPILER_OPTIONS, Outcome, evaluate
+from autotts_jax.settings import Row, Setting, check_pool, rows_of
 from autotts_jax.trajectories import InputError
 
-__all__ = ["BETAS", "Orders", "Results", "Setting", "sweep"]
+__all__ = ["BETAS", "Orders", "sweep"]
 
 #: The published β grid.
 BETAS = tuple(i / 10 for i in range(11))
@@ -40,121 +45,10 @@ Orders = Literal["published", "random", "bootstrap"]
 # Sums of costs stay in int32.
 _MAX_BUDGET, _MAX_PROBE_COST = 2**30, 4096
 
-_evaluate = jax.jit(evaluate, static_argnames=("controller", "devices"))
+#: Bytes that one chunk of questions may take on a device, by platform; elsewhere (None) this share of its memory.
+_CHUNK_BYTES, _CHUNK_SHARE = {"cpu": 2**28}, 1 / 8
 
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """A controller, with some of its parameters given instead of scheduled.
-
-    Attributes:
-      controller: The controller.
-      given: Parameters by name; ``beta`` fixes β itself.
-    """
-
-    controller: Controller
-    given: Mapping[str, float] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Refuses parameters that do not exist or make no sense."""
-        check_shapes(self.controller)
-        known = _parameters(self.controller)
-        for name, value in self.given.items():
-            place = f"controller {self.controller.name}: parameter {name}={value:g}"
-            if name not in {*known, "beta"}:
-                raise InputError(
-                    f"{place}: there is no such parameter{_nearest(name, known)}. "
-                    f"It has {', '.join(known) or 'none'}, and beta."
-                )
-            low, high = (0, 1) if name == "beta" else self.controller.bounds.get(name, (-np.inf, np.inf))
-            if not low <= value <= high:
-                raise InputError(f"{place}: outside {low:g} to {high:g}. Choose a value in that range.")
-            if name in known and np.issubdtype(known[name], np.integer) and value != int(value):
-                raise InputError(f"{place}: not a whole number. Give one.")
-
-    @classmethod
-    def parse(cls, text: str) -> Setting:
-        """A setting from ``NAME[:key=value,…]`` or ``FILE.py:ATTRIBUTE[:key=value,…]``.
-
-        ATTRIBUTE is a `Controller`, or a function without arguments that returns one.
-
-        Raises:
-          InputError: naming what is unknown, and the nearest name there is.
-        """
-        name, *rest = text.split(":")
-        if name.endswith(".py"):
-            if not rest:
-                raise InputError(f"controller {text}: name the controller in the file, as in {name}:make.")
-            controller = _from_file(Path(name), rest.pop(0))
-        elif name in CONTROLLERS:
-            controller = CONTROLLERS[name]
-        else:
-            raise InputError(
-                f"controller {name!r}: there is no such controller{_nearest(name, CONTROLLERS)}. "
-                f"Use one of {', '.join(CONTROLLERS)}, or FILE.py:ATTRIBUTE."
-            )
-        given = {}
-        for pair in ",".join(rest).split(",") if rest else ():
-            key, equals, value = pair.partition("=")
-            try:
-                given[key.strip()] = float(value)
-            except ValueError:
-                wrong = f"{value!r} is not a number" if equals else "a value is missing"
-                raise InputError(f"controller {text}: {pair!r}: {wrong}. Write key=value,key=value.") from None
-        return cls(controller, given)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Row:
-    """One parameter vector of a controller."""
-
-    controller: Controller
-    beta: float | None
-    params: PyTree  # scalars
-
-    def described(self) -> str:
-        """The parameters as JSON."""
-        # As text first: 0.95 in float32 is 0.95 to the reader, not 0.949999988079071.
-        return json.dumps(
-            {
-                name: int(value) if np.issubdtype(value.dtype, np.integer) else float(str(value))
-                for name, value in named_leaves(self.params).items()
-            }
-        )
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Results:
-    """What a sweep found.
-
-    Attributes:
-      table: One row per dataset × controller × parameters. `correct` and `tokens_total` are sums over all
-        episodes, integers; `accuracy`, `tokens` and the rest are means over episodes; `accuracy_se` and
-        `tokens_se` are standard errors clustered by question, null for a single question.
-      per_question: The same, one row per question; without standard errors.
-      notes: What a reader should know about the rows.
-    """
-
-    table: pa.Table
-    per_question: pa.Table
-    notes: tuple[str, ...] = ()
-
-    def write(self, directory: str | os.PathLike[str], *, per_question: bool = False) -> list[Path]:
-        """Writes ``results.csv`` and ``.parquet`` (and ``questions.*``), each whole or not at all."""
-        directory = writable(directory)
-        tables = {"results": self.table} | ({"questions": self.per_question} if per_question else {})
-        csv = pa.csv.WriteOptions(quoting_style="needed")
-        writers: dict[str, Callable[[pa.Table, Path], None]] = {
-            ".csv": lambda table, path: pa.csv.write_csv(table, path, csv),
-            ".parquet": pa.parquet.write_table,
-        }
-        written = []
-        for name, table in tables.items():
-            for suffix, write in writers.items():
-                with tempfile.TemporaryDirectory(dir=directory) as scratch:
-                    write(table, Path(scratch, name))
-                    written.append(Path(scratch, name).replace(directory / f"{name}{suffix}"))
-        return written
+_evaluate = jax.jit(evaluate, static_argnames=("controller", "devices"), compiler_options=COMPILER_OPTIONS)
 
 
 def sweep(
@@ -166,12 +60,18 @@ def sweep(
     orders: Orders = "published",
     seed: int = 0,
     rules: Rules | None = None,
+    chunk: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Results:
-    """Replays controllers over a β grid on datasets, on all of JAX's local devices.
+    """Replays controllers over a β grid on datasets, on all of JAX's devices.
+
+    Questions go to the devices in chunks, one being replayed while the next is on its way, so a store may be larger
+    than a device's memory. Under `jax.distributed` every process calls this with the same arguments, replays its
+    share of the chunks on its own devices, and gets the whole result.
 
     Args:
-      data: One or several datasets; they are replayed together, as one store.
+      data: One or several datasets.
       settings: Controllers, or settings, or their texts (see `Setting.parse`); all built-in ones if left out.
         A setting whose given parameters leave nothing to β gives a single row.
       betas: The grid; numbers in [0, 1].
@@ -179,8 +79,11 @@ def sweep(
       orders: How they are drawn.
       seed: Of random and bootstrap orders.
       rules: What actions cost; the published accounting if left out.
-      progress: Called as ``progress(controller, episodes done, episodes in all)`` before each controller and
-        at the end.
+      chunk: Questions at a time; as many as fit well if left out. The results do not depend on it.
+      checkpoint: A directory in which finished chunks are kept. A sweep that was killed goes on from there when it
+        is called again with the same arguments.
+      progress: Called as ``progress(controller, episodes done, episodes in all)`` before waiting for a controller's
+        chunk, and at the end.
 
     Returns:
       The tables.
@@ -191,142 +94,248 @@ def sweep(
     for name, values in (("data", data), ("settings", settings), ("betas", betas)):
         if values is not None and len(values) == 0:
             raise InputError(f"{name}: empty; there must be at least one.")
-    dataset = data if isinstance(data, Dataset) else concatenate(data)
+    datasets = [data] if isinstance(data, Dataset) else list(data)
     chosen = [_as_setting(setting) for setting in (CONTROLLERS.values() if settings is None else settings)]
     rules = _checked(Rules() if rules is None else rules)
     for beta in betas:
         if not 0 <= beta <= 1:
             raise InputError(f"beta {beta}: outside 0 to 1. Choose values in that range.")
-    if shuffles < 1:
-        raise InputError(f"shuffles {shuffles}: there must be at least one.")
-    rows_of = [_rows(setting, betas) for setting in chosen]
+    for name, number in (("shuffles", shuffles), ("chunk", chunk)):
+        if number is not None and number < 1:
+            raise InputError(f"{name} {number}: there must be at least one.")
+    if orders not in ("published", "random", "bootstrap"):
+        raise InputError(f"orders {orders!r}: not understood. Use published, random or bootstrap.")
+    grid = [rows_of(setting, betas) for setting in chosen]
+    branches = np.concatenate([dataset.store.branches for dataset in datasets]).tolist()
     notes = [
         note
-        for setting, rows in zip(chosen, rows_of, strict=True)
-        for note in _check_pool(setting, rows, dataset, orders)
+        for setting, rows in zip(chosen, grid, strict=True)
+        for note in check_pool(setting, rows, branches, replacement=orders == "bootstrap")
     ]
     notes += [
         f"{name} is no method but an upper bound: it counts as right if any branch it read is right."
         for name in dict.fromkeys(setting.controller.name for setting in chosen if setting.controller.oracle)
     ]
+    plan = _Plan(datasets, list(itertools.chain.from_iterable(grid)), shuffles, orders, seed, rules)
+    sums = _run(plan, plan.chunk_size if chunk is None else chunk, checkpoint, progress)
+    return Results(
+        rows=plan.rows,
+        parts=[part for dataset in datasets for part in dataset.parts],
+        golds=[gold for dataset in datasets for gold in dataset.golds],
+        sums=sums,
+        shuffles=shuffles,
+        notes=tuple(notes),
+    )
 
-    rows = list(itertools.chain.from_iterable(rows_of))
-    groups: dict[Controller, list[int]] = {}  # each controller's rows are replayed together
-    for index, row in enumerate(rows):
-        groups.setdefault(row.controller, []).append(index)
-    devices = tuple(jax.local_devices()) if jax.local_device_count() > 1 else None
-    store = jax.device_put(dataset.store)
-    dealt = jnp.asarray(_draw(dataset, shuffles, orders, seed))
-    episodes, done = len(dataset) * shuffles, 0
-    outcomes: dict[int, Outcome] = {}  # by row
-    for controller, group in groups.items():
+
+# --- the work --------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What is to be replayed."""
+
+    datasets: Sequence[Dataset]
+    rows: Sequence[Row]
+    shuffles: int
+    orders: Orders
+    seed: int
+    rules: Rules
+
+    @property
+    def questions(self) -> int:
+        return sum(len(dataset) for dataset in self.datasets)
+
+    @property
+    def groups(self) -> dict[Controller, list[int]]:
+        """The rows of each controller: they are replayed together."""
+        groups: dict[Controller, list[int]] = {}
+        for index, row in enumerate(self.rows):
+            groups.setdefault(row.controller, []).append(index)
+        return groups
+
+    @property
+    def chunk_size(self) -> int:
+        """As many questions as fit well into a device's memory, with all that replaying them takes."""
+        store = sum(np.asarray(array).nbytes for dataset in self.datasets for array in vars(dataset.store).values())
+        # Per (question, order): what `Episode` and `Outcome` hold. Per question: the store.
+        pair = SLOTS * 4 * 8 + max(map(len, self.groups.values())) * len(dataclasses.fields(Outcome)) * 4
+        device = jax.local_devices()[0]
+        memory = (device.memory_stats() or {}).get("bytes_limit", 2**31)
+        limit = _CHUNK_BYTES.get(device.platform, memory * _CHUNK_SHARE) * jax.local_device_count()
+        most = max(1, int(limit / (store / self.questions + self.shuffles * pair)))
+        # Chunks of equal size, and at least one for each process.
+        chunks = max(-(-self.questions // most), min(self.questions, jax.process_count()))
+        return -(-self.questions // chunks)
+
+    def deal(self, start: int, stop: int) -> Int[np.ndarray, "q S B"]:
+        """The orders of questions start … stop − 1; −1 beyond the last."""
+        dealt = np.full((stop - start, self.shuffles, SLOTS), -1, np.int32)
+        offset = 0
+        for dataset in self.datasets:
+            low, high = max(start - offset, 0), min(stop - offset, len(dataset))
+            if low < high:
+                store = jax.tree.map(lambda array, low=low, high=high: array[low:high], dataset.store)
+                match self.orders:
+                    case "published":
+                        orders: Any = published_orders(store, self.shuffles)
+                    case "random":
+                        orders = random_orders(jax.random.key(self.seed), store, self.shuffles, low)
+                    case "bootstrap":
+                        orders = bootstrap_orders(jax.random.key(self.seed), store, self.shuffles, low)
+                dealt[low + offset - start : high + offset - start] = orders
+            offset += len(dataset)
+        return dealt
+
+    def fingerprint(self) -> str:
+        """Equal for equal work."""
+        digest = hashlib.blake2b(digest_size=16)
+        for leaf in jax.tree.leaves([[dataset.store for dataset in self.datasets], [row.params for row in self.rows]]):
+            array = np.ascontiguousarray(leaf)
+            digest.update(f"{array.dtype}{array.shape}".encode())
+            digest.update(array.data)
+        for controller, group in self.groups.items():
+            params = self.rows[group[0]].params
+            code = jax.make_jaxpr(controller.step)(params, controller.init(params), example_observation())
+            # Addresses of functions differ from one process to the next.
+            digest.update(re.sub("0x[0-9a-f]+", "", f"{controller.name}{group}{code}").encode())
+        rules = (self.rules.cost.value, int(cast(int, self.rules.probe_cost)), self.rules.budget)
+        digest.update(repr((self.shuffles, self.orders, self.seed, rules)).encode())
+        return digest.hexdigest()
+
+
+class _Piece(NamedTuple):
+    """One controller's rows on one chunk of questions."""
+
+    controller: Controller
+    rows: list[int]
+    start: int
+    stop: int
+
+
+def _run(
+    plan: _Plan,
+    size: int,
+    checkpoint: str | os.PathLike[str] | None,
+    progress: Callable[[str, int, int], None] | None,
+) -> dict[str, Int64[np.ndarray, "R Q"]]:
+    """The sums over shuffles, by field."""
+    kept = None if checkpoint is None else _Kept(Path(checkpoint), f"{plan.fingerprint()} {size}")
+    sums = {field: np.zeros((len(plan.rows), plan.questions), np.int64) for field in FIELDS}
+    done, total = 0, plan.questions * plan.shuffles * len(plan.rows)
+
+    def report(name: str) -> None:
         if progress:
-            progress(controller.name, done, episodes * len(rows))
-        params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(rows[index].params for index in group))
-        outcome = jax.device_get(_evaluate(controller, store, params, dealt, rules, devices=devices))
-        for p, index in enumerate(group):
-            outcomes[index] = jax.tree.map(lambda leaf, p=p: leaf[p], outcome)
-        done += episodes * len(group)
-    if progress:
-        progress("done", done, done)
-    return _tabulate(dataset, [(row, outcomes[index]) for index, row in enumerate(rows)], shuffles, tuple(notes))
+            progress(name, done, total)
+
+    # The device is always given the next piece before the last one is waited for.
+    running: tuple[_Piece, Any] | None = None
+    for piece, outcome in itertools.chain(_launch(plan, size, kept), [(None, None)]):
+        if running is not None:
+            last, result = running
+            report(last.controller.name)
+            if isinstance(result, Outcome):
+                result = _summed(jax.device_get(result), last.stop - last.start)
+                if kept:
+                    kept.save(last, result)
+            for field, values in result.items():
+                sums[field][last.rows, last.start : last.stop] = values
+            done += len(last.rows) * (last.stop - last.start) * plan.shuffles
+        running = None if piece is None else (piece, outcome)
+    if jax.process_count() > 1:
+        sums = _from_all_processes(sums)
+    done = total
+    report("done")
+    return sums
 
 
-def writable(directory: str | os.PathLike[str]) -> Path:
-    """The directory, made if needed.
+def _launch(plan: _Plan, size: int, kept: _Kept | None) -> Iterator[tuple[_Piece, Any]]:
+    """The pieces of this process, each with its outcome on the way, or with its sums if they were kept."""
+    stores = [dataset.store for dataset in plan.datasets]
+    shape = joint_shape(stores, bucketed=True)
+    devices = tuple(jax.local_devices()) if jax.local_device_count() > 1 else None
+    for number, start in enumerate(range(0, plan.questions, size)):
+        if number % jax.process_count() != jax.process_index():
+            continue
+        arrays = None
+        for controller, rows in plan.groups.items():
+            piece = _Piece(controller, rows, start, min(start + size, plan.questions))
+            sums = kept.load(piece) if kept else None
+            if sums is not None:
+                yield piece, sums
+                continue
+            if arrays is None:
+                stop = start + bucket(min(size, plan.questions))
+                arrays = jax.device_put((part(stores, start, stop, shape), plan.deal(start, stop)))
+            params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(plan.rows[index].params for index in rows))
+            yield piece, _evaluate(controller, arrays[0], params, arrays[1], plan.rules, devices=devices)
 
-    Raises:
-      InputError: if it cannot be made or written to.
-    """
-    directory = Path(directory)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            return directory
-    except OSError as error:
-        raise InputError(f"{directory}: cannot be written to ({error.strerror}). Choose another directory.") from None
+
+def _summed(outcome: Outcome, questions: int) -> dict[str, Int64[np.ndarray, "P q"]]:
+    """Over the shuffles, without the padding."""
+    return {field: getattr(outcome, field)[:, :questions].sum(axis=-1, dtype=np.int64) for field in FIELDS}
 
 
-# --- settings ------------------------------------------------------------------------------------------------------
+def _from_all_processes(sums: dict[str, Int64[np.ndarray, "R Q"]]) -> dict[str, Int64[np.ndarray, "R Q"]]:
+    """Every process's sums added up: a question has been replayed by one of them, and is 0 in the others."""
+    from jax.experimental import multihost_utils
+
+    # As bytes, since JAX would make int32 of them.
+    gathered = multihost_utils.process_allgather({field: values.view(np.uint8) for field, values in sums.items()})
+    return {field: np.ascontiguousarray(values).view(np.int64).sum(axis=0) for field, values in gathered.items()}
+
+
+class _Kept:
+    """Finished pieces on disk, an Orbax checkpoint each."""
+
+    def __init__(self, directory: Path, fingerprint: str) -> None:
+        import orbax.checkpoint as ocp  # it takes a second to import
+
+        self._directory = writable(directory).absolute()
+        # Processes share the directory, and none waits for another.
+        me = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
+        )
+        self._checkpointer = ocp.Checkpointer(
+            ocp.StandardCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone
+        )
+        self._args = ocp.args
+        name = self._directory / "sweep.json"
+        if name.exists():
+            if json.loads(name.read_text(encoding="utf-8")).get("fingerprint") != fingerprint:
+                raise InputError(
+                    f"{directory}: holds parts of another sweep (other data, controllers, or settings). "
+                    "Name another directory, or delete it."
+                )
+        elif any(self._directory.iterdir()):
+            raise InputError(f"{directory}: not empty, and no sweep's checkpoint. Name another directory.")
+        else:
+            scratch = self._directory / f".sweep-{me}.json"
+            scratch.write_text(json.dumps({"fingerprint": fingerprint}), encoding="utf-8")
+            scratch.replace(name)
+
+    def _path(self, piece: _Piece) -> Path:
+        return self._directory / f"{piece.start}-{piece.stop}-rows-{piece.rows[0]}"
+
+    def load(self, piece: _Piece) -> dict[str, Int64[np.ndarray, "P q"]] | None:
+        path = self._path(piece)
+        if not path.is_dir():
+            return None
+        sums: dict[str, np.ndarray] = self._checkpointer.restore(path, self._args.StandardRestore())
+        return sums
+
+    def save(self, piece: _Piece, sums: dict[str, Int64[np.ndarray, "P q"]]) -> None:
+        self._checkpointer.save(self._path(piece), self._args.StandardSave(sums))
+
+
+# --- arguments -------------------------------------------------------------------------------------------------------
 
 
 def _as_setting(setting: Setting | Controller | str) -> Setting:
     if isinstance(setting, str):
         return Setting.parse(setting)
     return Setting(setting) if isinstance(setting, Controller) else setting
-
-
-def _nearest(name: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
-
-
-def _from_file(path: Path, attribute: str) -> Controller:
-    """A controller from a user's Python file."""
-    if not path.is_file():
-        raise InputError(f"controller {path}: no such file. Check the path.")
-    name = f"autotts_controller_{path.stem}"  # whatever the file is called, it must not hide another module
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickling look a module up by its name
-    sys.path.append(str(path.resolve().parent))  # for what the file imports from beside it
-    try:
-        spec.loader.exec_module(module)
-        found = getattr(module, attribute, None)
-        if callable(found) and not isinstance(found, Controller):
-            found = found()
-    except Exception as error:
-        raise InputError(f"controller {path}:{attribute}: {type(error).__name__}: {error}. Mend the file.") from error
-    if not isinstance(found, Controller):
-        raise InputError(
-            f"controller {path}:{attribute}: {type(found).__name__}, not a Controller nor a function that returns "
-            f"one. The file has {', '.join(sorted(name for name in vars(module) if not name.startswith('_')))}."
-        )
-    return found
-
-
-def _parameters(controller: Controller) -> dict[str, np.dtype[Any]]:
-    """A controller's parameters and their dtypes."""
-    shapes = jax.eval_shape(controller.schedule, jax.ShapeDtypeStruct((), jnp.float32))
-    return {name: leaf.dtype for name, leaf in named_leaves(shapes).items()}
-
-
-def _rows(setting: Setting, betas: Sequence[float]) -> list[_Row]:
-    """The parameter vectors of a setting: one per β, or one in all if nothing depends on β."""
-    given = dict(setting.given)
-    if "beta" in given:
-        betas = [given.pop("beta")]
-    scheduled = jax.device_get(jax.vmap(setting.controller.schedule)(jnp.asarray(betas, jnp.float32)))
-    leaves, treedef = jax.tree.flatten(scheduled)
-    names = list(named_leaves(scheduled))
-    for name, value in given.items():
-        leaf = leaves[names.index(name)]
-        leaves[names.index(name)] = np.full_like(leaf, value)
-    vectors = [jax.tree.unflatten(treedef, [leaf[i] for leaf in leaves]) for i in range(len(betas))]
-    if given and all(np.all(leaf == leaf[0]) for leaf in leaves) and "beta" not in setting.given:
-        return [_Row(setting.controller, None, vectors[0])]
-    return [_Row(setting.controller, float(beta), vector) for beta, vector in zip(betas, vectors, strict=True)]
-
-
-def _check_pool(setting: Setting, rows: Sequence[_Row], dataset: Dataset, orders: Orders) -> list[str]:
-    """Refuses more samples than branches if asked for by number; notes it if β asks."""
-    name = setting.controller.samples
-    counts = np.asarray(dataset.store.branches)
-    smallest = int(np.argmin(counts))
-    if name is None or orders == "bootstrap":
-        return []
-    wanted = max(int(named_leaves(row.params)[name]) for row in rows)
-    if wanted <= counts[smallest]:
-        return []
-    where = f"question {smallest} has only {counts[smallest]} branches"
-    if name in setting.given:
-        raise InputError(
-            f"controller {setting.controller.name}: {name}={wanted}, but {where}. Ask for at most that many, or "
-            "resample branches with replacement (orders bootstrap)."
-        )
-    return [f"{setting.controller.name}: β asks for up to {wanted} samples; {where} and gives those."]
 
 
 def _checked(rules: Rules) -> Rules:
@@ -337,81 +346,3 @@ def _checked(rules: Rules) -> Rules:
     if rules.budget is not None and not 0 <= int(cast(int, rules.budget)) <= _MAX_BUDGET:
         raise InputError(f"budget {rules.budget}: outside 0 to {_MAX_BUDGET}. Leave it out for no limit.")
     return rules
-
-
-def _draw(dataset: Dataset, shuffles: int, orders: Orders, seed: int) -> Int[np.ndarray, "Q S B"] | jax.Array:
-    match orders:
-        case "published":
-            return published_orders(dataset.store, shuffles)
-        case "random":
-            return random_orders(jax.random.key(seed), dataset.store, shuffles)
-        case "bootstrap":
-            return bootstrap_orders(jax.random.key(seed), dataset.store, shuffles)
-    raise InputError(f"orders {orders!r}: not understood. Use published, random or bootstrap.")
-
-
-# --- tables --------------------------------------------------------------------------------------------------------
-
-_MEANS = ("sequential_tokens", "cost", "intervals", "probes", "rounds", "opened", "pruned", "refused")
-
-
-def _tabulate(
-    dataset: Dataset, rows: Sequence[tuple[_Row, Outcome]], shuffles: int, notes: tuple[str, ...]
-) -> Results:
-    table, per_question = [], []
-    start = 0
-    for part, questions in dataset.parts:
-        inside = slice(start, start + questions)
-        for row, outcome in rows:
-            values = {
-                field.name: np.asarray(getattr(outcome, field.name))[inside].astype(np.int64)  # [q, S]
-                for field in dataclasses.fields(Outcome)
-            }
-            head = {
-                "dataset": part,
-                "controller": row.controller.name,
-                "beta": row.beta,
-                "params": row.described(),
-            }
-            accuracy, tokens = values["correct"].mean(axis=1), values["tokens"].mean(axis=1)
-            table.append(
-                head
-                | {
-                    "questions": questions,
-                    "shuffles": shuffles,
-                    "correct": int(values["correct"].sum()),
-                    "accuracy": float(accuracy.mean()),
-                    "accuracy_se": _standard_error(accuracy),
-                    "tokens": float(values["tokens"].mean()),
-                    "tokens_total": int(values["tokens"].sum()),
-                    "tokens_se": _standard_error(tokens),
-                }
-                | {name: float(values[name].mean()) for name in _MEANS}
-            )
-            for q in range(questions):
-                per_question.append(
-                    head
-                    | {
-                        "question": q,
-                        "gold": dataset.golds[start + q],
-                        "shuffles": shuffles,
-                        "correct": int(values["correct"][q].sum()),
-                        "accuracy": float(accuracy[q]),
-                        "tokens": float(tokens[q]),
-                        "tokens_total": int(values["tokens"][q].sum()),
-                    }
-                    | {name: float(values[name][q].mean()) for name in _MEANS}
-                )
-        start += questions
-    return Results(_arrow(table), _arrow(per_question), notes)
-
-
-def _arrow(rows: list[dict[str, Any]]) -> pa.Table:
-    """A table whose columns have the same type whatever the values: a missing β or error is a null float."""
-    of = {str: pa.string(), int: pa.int64(), float: pa.float64(), type(None): pa.float64()}
-    return pa.Table.from_pylist(rows, pa.schema([(name, of[type(value)]) for name, value in rows[0].items()]))
-
-
-def _standard_error(means: np.ndarray) -> float | None:
-    """Of a mean over questions, from the questions' own means: clustered by question."""
-    return float(means.std(ddof=1) / np.sqrt(len(means))) if len(means) > 1 else None

@@ -17,7 +17,8 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float32, Int32
 
-from autotts_jax.environment import NO_ANSWER, SLOTS, Observation
+from autotts_jax.environment import FINISH_KEYS, NO_ANSWER, SLOTS, Observation
+from autotts_jax.reductions import halve_reductions
 
 __all__ = [
     "Tally",
@@ -31,6 +32,12 @@ __all__ = [
 ]
 
 _LAST = np.iinfo(np.int32).max
+
+# Of a slot that does not vote; no answer has this id.
+_NO_BALLOT = -2
+
+# Slots counted at a time.
+_BLOCK = 16
 
 
 class Tally(NamedTuple):
@@ -51,11 +58,23 @@ class WeightedTally(NamedTuple):
 
 def votes(answers: Int32[Array, " B"], voters: Bool[Array, " B"]) -> Int32[Array, " B"]:
     """For each voter the number of voters with its answer, itself included; 0 for the others."""
-    counts = jnp.zeros(SLOTS, jnp.int32)
-    # One slot at a time, unrolled: on a CPU ten times as fast as reducing a matrix of slots × slots.
-    for slot in range(SLOTS):
-        counts += ((answers == answers[slot]) & voters[slot]).astype(jnp.int32)
-    return jnp.where(voters, counts, 0)
+    ones = jnp.ones(SLOTS, jnp.int32)
+    return jnp.where(voters, _sum_of_equals(jnp.where(voters, answers, _NO_BALLOT), ones), 0)
+
+
+def _sum_of_equals(ballots: Int32[Array, " B"], values: Array) -> Array:
+    """For each slot the sum of the values of all slots with its ballot."""
+
+    def add_block(block: Int32[Array, ""], sums: Array) -> Array:
+        keys = jax.lax.dynamic_slice(ballots, (block * _BLOCK,), (_BLOCK,))
+        added = jax.lax.dynamic_slice(values, (block * _BLOCK,), (_BLOCK,))
+        for slot in range(_BLOCK):
+            sums += jnp.where(ballots == keys[slot], added[slot], 0)
+        return sums
+
+    # Unrolled, or else the vector units idle; but not all of it, or else XLA's CPU compiler copies the counting into
+    # each of the reductions that read the result. A tenth of what reducing a matrix of slots × slots takes.
+    return jax.lax.fori_loop(0, SLOTS // _BLOCK, add_block, jnp.zeros_like(values))
 
 
 def plurality(
@@ -74,25 +93,39 @@ def plurality(
       when: Whether the result is needed; if not, it may be as without voters. Counting is what takes long, and it
         is left out in rounds in which no episode of a batch needs it.
     """
-    return _tally(answers, _votes_when(jnp.asarray(when, bool), answers, voters), order)
+    if order is None:
+        return Tally(*_plurality_when(jnp.asarray(when, bool), answers, voters))
+    counts = votes(answers, voters)
+    winner = _first_of_the_best(answers, counts, order)
+    return _tally(answers, counts, jnp.max(counts), winner)
 
 
 @jax.custom_batching.custom_vmap
-def _votes_when(when: Bool[Array, ""], answers: Int32[Array, " B"], voters: Bool[Array, " B"]) -> Int32[Array, " B"]:
-    return jax.lax.cond(when, votes, lambda answers, voters: jnp.zeros_like(answers), answers, voters)
+def _plurality_when(
+    when: Bool[Array, ""], answers: Int32[Array, " B"], voters: Bool[Array, " B"]
+) -> tuple[Array, Array, Array]:
+    return jax.lax.cond(when, _plurality, _nobodys_plurality, answers, voters)
 
 
-@_votes_when.def_vmap
-def _votes_when_any(axis_size: int, batched: Any, *args: Array) -> tuple[Int32[Array, "L B"], bool]:
+@_plurality_when.def_vmap
+def _plurality_when_any(axis_size: int, batched: Any, *args: Array) -> tuple[Any, Any]:
     """One decision for the whole batch: under a plain vmap both sides of a condition run."""
-    when, answers, voters = (
+    when, *rest = (
         x if is_batched else jnp.broadcast_to(x, (axis_size, *x.shape))
         for x, is_batched in zip(args, batched, strict=True)
     )
-    counts = jax.lax.cond(
-        jnp.any(when), jax.vmap(votes), lambda answers, voters: jnp.zeros_like(answers), answers, voters
-    )
-    return counts, True
+    some = jax.vmap(halve_reductions(_plurality))
+    return jax.lax.cond(jnp.any(when), some, jax.vmap(_nobodys_plurality), *rest), (True, True, True)
+
+
+def _plurality(answers: Int32[Array, " B"], voters: Bool[Array, " B"]) -> tuple[Array, Array, Array]:
+    winner, first, second = _packed_tally(answers, votes(answers, voters), jnp.arange(SLOTS, dtype=jnp.int32))
+    return winner, first, second
+
+
+def _nobodys_plurality(answers: Int32[Array, " B"], voters: Bool[Array, " B"]) -> tuple[Array, Array, Array]:
+    zero = jnp.zeros((), jnp.int32)
+    return zero + NO_ANSWER, zero, zero
 
 
 def pool_tally(obs: Observation, *, by_slot: bool = False) -> Tally:
@@ -102,19 +135,36 @@ def pool_tally(obs: Observation, *, by_slot: bool = False) -> Tally:
       obs: The observation.
       by_slot: Whether ties go to the branch that opened first, and not to the one that finished first.
     """
-    return _tally(obs.answer, obs.pool_votes, None if by_slot else obs.finished_at)
+    order = jnp.arange(SLOTS, dtype=jnp.int32) if by_slot else obs.finished_at
+    return _packed_tally(obs.answer, obs.pool_votes, order)
 
 
-def _tally(answers: Int32[Array, " B"], votes: Int32[Array, " B"], order: Int32[Array, " B"] | None) -> Tally:
-    slots = jnp.arange(answers.shape[0], dtype=jnp.int32)
-    order = slots if order is None else order
-    first = jnp.max(votes)
-    leader = jnp.min(jnp.where(votes == first, order, _LAST))
-    # A slot's answer without a gather: the one slot of that order.
-    winner = jnp.max(jnp.where((votes == first) & (order == leader), answers, NO_ANSWER))
+def _packed_tally(answers: Int32[Array, " B"], counts: Int32[Array, " B"], order: Int32[Array, " B"]) -> Tally:
+    """The tally from the slots' counts; `order` is below 2²⁵ and has the slot as its last 6 bits, or is UNLIMITED.
+
+    Count and order fit into one word, so a single reduction finds who leads and in which slot.
+    """
+    earliness = jnp.maximum(FINISH_KEYS - 1 - order, 0).astype(jnp.uint32)
+    best = jnp.max((counts.astype(jnp.uint32) << jnp.uint32(25)) | earliness)
+    first = (best >> jnp.uint32(25)).astype(jnp.int32)
+    slot = SLOTS - 1 - (best % jnp.uint32(SLOTS)).astype(jnp.int32)
+    return _tally(answers, counts, first, answers[slot])
+
+
+def _tally(
+    answers: Int32[Array, " B"], counts: Int32[Array, " B"], first: Int32[Array, ""], winner: Int32[Array, ""]
+) -> Tally:
     winner = jnp.where(first > 0, winner, NO_ANSWER)
-    second = jnp.max(jnp.where(answers == winner, 0, votes))
-    return Tally(winner, first, second)
+    return Tally(winner, first, jnp.max(jnp.where(answers == winner, 0, counts)))
+
+
+def _first_of_the_best(
+    answers: Int32[Array, " B"], scores: Int32[Array, " B"] | Float32[Array, " B"], order: Int32[Array, " B"]
+) -> Int32[Array, ""]:
+    """The answer of the slot that came first among those with the highest score."""
+    best = scores == jnp.max(scores)
+    leader = jnp.min(jnp.where(best, order, _LAST))
+    return jnp.max(jnp.where(best & (order == leader), answers, NO_ANSWER))
 
 
 def weighted_plurality(
@@ -133,11 +183,10 @@ def weighted_plurality(
     """
     slots = jnp.arange(answers.shape[0], dtype=jnp.int32)
     order = slots if order is None else order
-    same = (answers[:, None] == answers[None, :]) & voters[None, :]
-    sums = jnp.where(voters, jnp.sum(jnp.where(same, weights[None, :], 0), axis=-1), -1)
+    ballots = jnp.where(voters, answers, _NO_BALLOT)
+    sums = jnp.where(voters, _sum_of_equals(ballots, weights), -1)
     first = jnp.max(sums)
-    leader = jnp.min(jnp.where(sums == first, order, _LAST))
-    winner = jnp.max(jnp.where((sums == first) & (order == leader), answers, NO_ANSWER))
+    winner = _first_of_the_best(answers, sums, order)
     winner = jnp.where(jnp.any(voters), winner, NO_ANSWER)
     second = jnp.max(jnp.where(answers == winner, 0, sums))
     return WeightedTally(winner, jnp.maximum(first, 0), jnp.maximum(second, 0))

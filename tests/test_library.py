@@ -18,10 +18,13 @@ ROOMS = [
     "synthetic",
     "replay",
     "environment",
+    "reductions",
     "voting",
     "controllers",
     "rollout",
     "testing",
+    "settings",
+    "results",
     "sweep",
     "cli",
 ]

@@ -597,7 +597,7 @@ def _votes(
         finished=voters,
         pruned=nothing,
         pool_votes=pool_votes,
-        finished_at=jnp.where(voters, place, environment.UNLIMITED),
+        finished_at=jnp.where(voters, place * SLOTS + jnp.arange(SLOTS, dtype=jnp.int32), environment.UNLIMITED),
         tokens=zero,
         budget_left=zero,
     )

@@ -1,0 +1,163 @@
+"""What a sweep found: tables, and their files."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+from jaxtyping import Int64
+
+from autotts_jax.settings import Row
+from autotts_jax.trajectories import InputError
+
+__all__ = ["FIELDS", "Results", "writable"]
+
+#: The fields of an outcome that are reported, in the tables' order.
+FIELDS = (
+    "correct",
+    "tokens",
+    "sequential_tokens",
+    "cost",
+    "intervals",
+    "probes",
+    "rounds",
+    "opened",
+    "pruned",
+    "refused",
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Results:
+    """What a sweep found.
+
+    Attributes:
+      rows: The parameter vectors, R of them.
+      parts: Name and number of questions of each dataset, Q in all.
+      golds: The gold answers.
+      sums: For each of `FIELDS` ``[R, Q]`` its sum over a question's shuffles.
+      shuffles: Branch orders per question.
+      notes: What a reader should know about the rows.
+    """
+
+    rows: Sequence[Row]
+    parts: Sequence[tuple[str, int]]
+    golds: Sequence[str]
+    sums: Mapping[str, Int64[np.ndarray, "R Q"]]
+    shuffles: int
+    notes: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def table(self) -> pa.Table:
+        """One row per dataset × controller × parameters.
+
+        `correct` and `tokens_total` are sums over all episodes, integers; `accuracy`, `tokens` and the rest are
+        means over episodes; `accuracy_se` and `tokens_se` are standard errors clustered by question, null for a
+        single question.
+        """
+        tables = []
+        for name, inside in self._parts():
+            sums = {field: values[:, inside] for field, values in self.sums.items()}
+            means = {field: values.mean(axis=1) / self.shuffles for field, values in sums.items()}
+            questions = inside.stop - inside.start
+            tables.append(
+                self._heads(name, np.arange(len(self.rows)))
+                | {
+                    "questions": np.full(len(self.rows), questions),
+                    "shuffles": np.full(len(self.rows), self.shuffles),
+                    "correct": sums["correct"].sum(axis=1),
+                    "accuracy": means["correct"],
+                    "accuracy_se": self._standard_errors(sums["correct"]),
+                    "tokens": means["tokens"],
+                    "tokens_total": sums["tokens"].sum(axis=1),
+                    "tokens_se": self._standard_errors(sums["tokens"]),
+                }
+                | {field: means[field] for field in FIELDS[2:]}
+            )
+        return pa.concat_tables(map(pa.table, tables))
+
+    @functools.cached_property
+    def per_question(self) -> pa.Table:
+        """The same, one row per question; without standard errors."""
+        tables = []
+        for name, inside in self._parts():
+            questions = inside.stop - inside.start
+            row = np.repeat(np.arange(len(self.rows)), questions)
+            sums = {field: values[:, inside].reshape(-1) for field, values in self.sums.items()}
+            tables.append(
+                self._heads(name, row)
+                | {
+                    "question": np.tile(np.arange(questions), len(self.rows)),
+                    "gold": pa.array(list(self.golds[inside]) * len(self.rows), pa.string()),
+                    "shuffles": np.full(len(row), self.shuffles),
+                    "correct": sums["correct"],
+                    "accuracy": sums["correct"] / self.shuffles,
+                    "tokens": sums["tokens"] / self.shuffles,
+                    "tokens_total": sums["tokens"],
+                }
+                | {field: sums[field] / self.shuffles for field in FIELDS[2:]}
+            )
+        return pa.concat_tables(map(pa.table, tables))
+
+    def write(self, directory: str | os.PathLike[str], *, per_question: bool = False) -> list[Path]:
+        """Writes ``results.csv`` and ``.parquet`` (and ``questions.*``), each whole or not at all."""
+        directory = writable(directory)
+        tables = {"results": self.table} | ({"questions": self.per_question} if per_question else {})
+        csv = pa.csv.WriteOptions(quoting_style="needed")
+        writers: dict[str, Callable[[pa.Table, Path], None]] = {
+            ".csv": lambda table, path: pa.csv.write_csv(table, path, csv),
+            ".parquet": pa.parquet.write_table,
+        }
+        written = []
+        for name, table in tables.items():
+            for suffix, write in writers.items():
+                with tempfile.TemporaryDirectory(dir=directory) as scratch:
+                    write(table, Path(scratch, name))
+                    written.append(Path(scratch, name).replace(directory / f"{name}{suffix}"))
+        return written
+
+    def _parts(self) -> list[tuple[str, slice]]:
+        stops = np.cumsum([questions for _, questions in self.parts]).tolist()
+        return [(name, slice(stop - n, stop)) for (name, n), stop in zip(self.parts, stops, strict=True)]
+
+    def _heads(self, dataset: str, rows: np.ndarray) -> dict[str, Any]:
+        """The columns that name a table's rows; `rows` are indices into `self.rows`."""
+        columns: dict[str, list[Any]] = {
+            "controller": [row.controller.name for row in self.rows],
+            "beta": [row.beta for row in self.rows],
+            "params": [row.described() for row in self.rows],
+        }
+        types = {"controller": pa.string(), "beta": pa.float64(), "params": pa.string()}
+        heads = {name: pa.array(values, types[name]).take(pa.array(rows)) for name, values in columns.items()}
+        return {"dataset": pa.array([dataset] * len(rows), pa.string())} | heads
+
+    def _standard_errors(self, sums: Int64[np.ndarray, "R q"]) -> pa.Array:
+        """Of means over questions, from the questions' own means: clustered by question."""
+        questions = sums.shape[1]
+        if questions < 2:
+            return pa.nulls(len(sums), pa.float64())
+        return pa.array((sums / self.shuffles).std(axis=1, ddof=1) / np.sqrt(questions))
+
+
+def writable(directory: str | os.PathLike[str]) -> Path:
+    """The directory, made if needed.
+
+    Raises:
+      InputError: if it cannot be made or written to.
+    """
+    directory = Path(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            return directory
+    except OSError as error:
+        raise InputError(f"{directory}: cannot be written to ({error.strerror}). Choose another directory.") from None

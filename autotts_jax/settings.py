@@ -1,0 +1,175 @@
+"""Which controllers, with which parameters: from words to parameter vectors."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib.util
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from autotts_jax.controllers import CONTROLLERS, Controller, check_shapes
+from autotts_jax.controllers.base import named_leaves
+from autotts_jax.trajectories import InputError
+
+__all__ = ["Row", "Setting", "check_pool", "rows_of"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A controller, with some of its parameters given instead of scheduled.
+
+    Attributes:
+      controller: The controller.
+      given: Parameters by name; ``beta`` fixes β itself.
+    """
+
+    controller: Controller
+    given: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuses parameters that do not exist or make no sense."""
+        check_shapes(self.controller)
+        known = _parameters(self.controller)
+        for name, value in self.given.items():
+            place = f"controller {self.controller.name}: parameter {name}={value:g}"
+            if name not in {*known, "beta"}:
+                raise InputError(
+                    f"{place}: there is no such parameter{_nearest(name, known)}. "
+                    f"It has {', '.join(known) or 'none'}, and beta."
+                )
+            low, high = (0, 1) if name == "beta" else self.controller.bounds.get(name, (-np.inf, np.inf))
+            if not low <= value <= high:
+                raise InputError(f"{place}: outside {low:g} to {high:g}. Choose a value in that range.")
+            if name in known and np.issubdtype(known[name], np.integer) and value != int(value):
+                raise InputError(f"{place}: not a whole number. Give one.")
+
+    @classmethod
+    def parse(cls, text: str) -> Setting:
+        """A setting from ``NAME[:key=value,…]`` or ``FILE.py:ATTRIBUTE[:key=value,…]``.
+
+        ATTRIBUTE is a `Controller`, or a function without arguments that returns one.
+
+        Raises:
+          InputError: naming what is unknown, and the nearest name there is.
+        """
+        name, *rest = text.split(":")
+        if name.endswith(".py"):
+            if not rest:
+                raise InputError(f"controller {text}: name the controller in the file, as in {name}:make.")
+            controller = _from_file(Path(name), rest.pop(0))
+        elif name in CONTROLLERS:
+            controller = CONTROLLERS[name]
+        else:
+            raise InputError(
+                f"controller {name!r}: there is no such controller{_nearest(name, CONTROLLERS)}. "
+                f"Use one of {', '.join(CONTROLLERS)}, or FILE.py:ATTRIBUTE."
+            )
+        given = {}
+        for pair in ",".join(rest).split(",") if rest else ():
+            key, equals, value = pair.partition("=")
+            try:
+                given[key.strip()] = float(value)
+            except ValueError:
+                wrong = f"{value!r} is not a number" if equals else "a value is missing"
+                raise InputError(f"controller {text}: {pair!r}: {wrong}. Write key=value,key=value.") from None
+        return cls(controller, given)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One parameter vector of a controller."""
+
+    controller: Controller
+    beta: float | None
+    params: PyTree  # scalars
+
+    def described(self) -> str:
+        """The parameters as JSON."""
+        # As text first: 0.95 in float32 is 0.95 to the reader, not 0.949999988079071.
+        return json.dumps(
+            {
+                name: int(value) if np.issubdtype(value.dtype, np.integer) else float(str(value))
+                for name, value in named_leaves(self.params).items()
+            }
+        )
+
+
+def rows_of(setting: Setting, betas: Sequence[float]) -> list[Row]:
+    """The parameter vectors of a setting: one per β, or one in all if nothing depends on β."""
+    given = dict(setting.given)
+    if "beta" in given:
+        betas = [given.pop("beta")]
+    scheduled = jax.device_get(jax.vmap(setting.controller.schedule)(jnp.asarray(betas, jnp.float32)))
+    leaves, treedef = jax.tree.flatten(scheduled)
+    names = list(named_leaves(scheduled))
+    for name, value in given.items():
+        leaf = leaves[names.index(name)]
+        leaves[names.index(name)] = np.full_like(leaf, value)
+    vectors = [jax.tree.unflatten(treedef, [leaf[i] for leaf in leaves]) for i in range(len(betas))]
+    if given and all(np.all(leaf == leaf[0]) for leaf in leaves) and "beta" not in setting.given:
+        return [Row(setting.controller, None, vectors[0])]
+    return [Row(setting.controller, float(beta), vector) for beta, vector in zip(betas, vectors, strict=True)]
+
+
+def check_pool(setting: Setting, rows: Sequence[Row], branches: Sequence[int], *, replacement: bool) -> list[str]:
+    """Refuses more samples than branches if asked for by number; notes it if β asks."""
+    name = setting.controller.samples
+    smallest = int(np.argmin(branches))
+    if name is None or replacement:
+        return []
+    wanted = max(int(named_leaves(row.params)[name]) for row in rows)
+    if wanted <= branches[smallest]:
+        return []
+    where = f"question {smallest} has only {branches[smallest]} branches"
+    if name in setting.given:
+        raise InputError(
+            f"controller {setting.controller.name}: {name}={wanted}, but {where}. Ask for at most that many, or "
+            "resample branches with replacement (orders bootstrap)."
+        )
+    return [f"{setting.controller.name}: β asks for up to {wanted} samples; {where} and gives those."]
+
+
+def _nearest(name: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _from_file(path: Path, attribute: str) -> Controller:
+    """A controller from a user's Python file."""
+    if not path.is_file():
+        raise InputError(f"controller {path}: no such file. Check the path.")
+    name = f"autotts_controller_{path.stem}"  # whatever the file is called, it must not hide another module
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickling look a module up by its name
+    sys.path.append(str(path.resolve().parent))  # for what the file imports from beside it
+    try:
+        spec.loader.exec_module(module)
+        found = getattr(module, attribute, None)
+        if callable(found) and not isinstance(found, Controller):
+            found = found()
+    except Exception as error:
+        raise InputError(f"controller {path}:{attribute}: {type(error).__name__}: {error}. Mend the file.") from error
+    if not isinstance(found, Controller):
+        raise InputError(
+            f"controller {path}:{attribute}: {type(found).__name__}, not a Controller nor a function that returns "
+            f"one. The file has {', '.join(sorted(name for name in vars(module) if not name.startswith('_')))}."
+        )
+    return found
+
+
+def _parameters(controller: Controller) -> dict[str, np.dtype[Any]]:
+    """A controller's parameters and their dtypes."""
+    shapes = jax.eval_shape(controller.schedule, jax.ShapeDtypeStruct((), jnp.float32))
+    return {name: leaf.dtype for name, leaf in named_leaves(shapes).items()}

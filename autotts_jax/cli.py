@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +23,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from autotts_jax import bench as timing
 from autotts_jax import replay, synthetic, trajectories
 from autotts_jax.controllers import CONTROLLERS
 from autotts_jax.environment import CostModel, Rules
 from autotts_jax.fetch import FILES, URL, FetchError
 from autotts_jax.fetch import fetch as download
-from autotts_jax.results import Results, writable
-from autotts_jax.settings import Setting
+from autotts_jax.results import Results, writable, write_whole
+from autotts_jax.settings import Setting, rows_of
 from autotts_jax.sweep import Orders
 from autotts_jax.sweep import sweep as run_sweep
 from autotts_jax.testing import check_controller
@@ -63,43 +65,103 @@ def sweep(
     budget: Annotated[int | None, typer.Option(help="What an episode may cost; no limit if left out.")] = None,
     out: Annotated[Path | None, typer.Option(help="Directory for results.csv and results.parquet.")] = None,
     per_question: Annotated[bool, typer.Option("--per-question", help="Also write questions.csv, .parquet.")] = False,
+    chunk: Annotated[int | None, typer.Option(min=1, help="Questions at a time; as many as fit if left out.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Directory that keeps finished chunks: run the same again to go on from there.")
+    ] = None,
+    coordinator: Annotated[
+        str | None, typer.Option(help="To share the work with other processes: HOST:PORT of the first, or auto.")
+    ] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="How many processes there are.")] = None,
+    process: Annotated[int | None, typer.Option(min=0, help="Which of them this is, from 0.")] = None,
 ) -> None:
     """Replay controllers over a grid of β and print their accuracy and cost."""
+    _join_processes(coordinator, processes, process)
     betas = _betas(beta)
     settings = [Setting.parse(text) for text in controller] if controller else None
     if out is not None:
         writable(out)
     elif per_question:
         raise InputError("--per-question: there is nowhere to write the second table. Add --out DIR.")
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        "episodes",
-        TimeElapsedColumn(),
-        console=_err,
-    ) as bar:
+    with _bar("episodes") as bar:
         task = bar.add_task("reading", total=None)
-        if data:
-            datasets = [dataset for path in data for dataset in replay.open_datasets(path)]
-        else:
-            datasets = [replay.pack(synthetic.generate())]
         results = run_sweep(
-            datasets,
+            _open(data),
             settings,
             betas=betas,
             shuffles=shuffles,
             orders=_one_of(orders, "orders", get_args(Orders)),
             seed=seed,
             rules=Rules(cost=cost, probe_cost=probe_cost, budget=budget),
+            chunk=chunk,
+            checkpoint=checkpoint,
             progress=lambda name, done, total: bar.update(task, description=name, completed=done, total=total),
         )
+    if jax.process_index() != 0:
+        return
     _print_results(results)
     for note in results.notes:
         _err.print(f"note: {note}", highlight=False, soft_wrap=True)
     if out is not None:
         for path in results.write(out, per_question=per_question):
             _out.print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def bench(
+    data: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Files (.json, .parquet), stores or directories; the built-in traces if left out."),
+    ] = None,
+    controller: Annotated[
+        list[str] | None,
+        typer.Option(help="As for sweep; repeatable; all built-in ones if left out."),
+    ] = None,
+    beta: Annotated[str, typer.Option(help="START:STOP:COUNT, or values: 0,0.5,1.")] = "0:1:11",
+    shuffles: Annotated[int, typer.Option(min=1, help="Branch orders per question.")] = 100,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed runs; medians are given.")] = 5,
+    devices: Annotated[int | None, typer.Option(min=1, help="How many devices; all if left out.")] = None,
+    lanes: Annotated[int | None, typer.Option(min=1, help="Episodes side by side on a device.")] = None,
+    against: Annotated[str | None, typer.Option(help="python: also time the plain-Python oracle.")] = None,
+    roofline: Annotated[bool, typer.Option("--roofline", help="Compare with the devices' bandwidth.")] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="File for the figures, as a list of records.")
+    ] = None,
+) -> None:
+    """Time controllers: compiling, running, the lanes' occupancy, and what they are measured against."""
+    betas = _betas(beta)
+    settings = [Setting.parse(text) for text in controller or CONTROLLERS]
+    if against not in (None, "python"):
+        raise InputError(f"--against {against!r}: not understood. Use python.")
+    oracle = timing.load_oracle() if against else None
+    if devices is not None and devices > jax.local_device_count():
+        raise InputError(f"--devices {devices}: there are only {jax.local_device_count()}. Ask for at most that many.")
+    if json_file is not None:
+        writable(json_file.parent)
+    dataset = replay.concatenate(_open(data))
+    timings = []
+    with _bar("controllers") as bar:
+        task = bar.add_task("", total=len(settings))
+        for setting in settings:
+            bar.update(task, description=setting.controller.name)
+            timings.append(
+                timing.measure(
+                    setting.controller,
+                    rows_of(setting, betas),
+                    dataset,
+                    shuffles=shuffles,
+                    repeats=repeats,
+                    devices=jax.local_devices()[:devices],
+                    lanes=lanes,
+                    oracle=oracle,
+                    roofline=roofline,
+                )
+            )
+            bar.advance(task)
+    _print_timings(timings)
+    if json_file is not None:
+        write_whole(json_file, json.dumps([dataclasses.asdict(timing) for timing in timings], indent=1))
+        _out.print(f"wrote {json_file}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -172,6 +234,39 @@ def synth(
     _out.print(f"wrote {file}", highlight=False, soft_wrap=True)
 
 
+def _join_processes(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Starts `jax.distributed`; ``auto`` leaves it to JAX, which knows SLURM, Open MPI and TPU pods."""
+    given = (processes is not None, process is not None)
+    if coordinator is None or coordinator == "auto":
+        if any(given):
+            raise InputError("--processes, --process: without meaning here. Add --coordinator HOST:PORT.")
+        if coordinator is None:
+            return
+    elif not all(given):
+        raise InputError(f"--coordinator {coordinator}: incomplete. Add --processes N and --process I.")
+    elif not 0 <= cast(int, process) < cast(int, processes):
+        raise InputError(f"--process {process}: outside 0 to {cast(int, processes) - 1}. Count from 0.")
+    try:
+        if coordinator == "auto":
+            jax.distributed.initialize()
+        else:
+            jax.distributed.initialize(coordinator, processes, process)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"--coordinator {coordinator}: the processes cannot meet ({reason}).") from None
+
+
+def _open(paths: Sequence[Path] | None) -> list[replay.Dataset]:
+    if not paths:
+        return [replay.pack(synthetic.generate())]
+    return [dataset for path in paths for dataset in replay.open_datasets(path)]
+
+
+def _bar(unit: str) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), unit, TimeElapsedColumn())
+    return Progress(*columns, console=_err, disable=jax.process_index() != 0)
+
+
 def _betas(text: str) -> list[float]:
     """START:STOP:COUNT, or values separated by commas."""
     try:
@@ -223,11 +318,48 @@ def _print_results(results: Results) -> None:
         _out.print(table)
 
 
+def _print_timings(timings: Sequence[timing.Timing]) -> None:
+    def show(title: str, columns: dict[str, Callable[[timing.Timing], str]]) -> None:
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        table.add_column("controller", min_width=20, overflow="fold")
+        for name in columns:
+            table.add_column(name, justify="right", no_wrap=True)
+        for t in timings:
+            table.add_row(t.controller, *(value(t) for value in columns.values()))
+        _out.print(table)
+
+    columns: dict[str, Callable[[timing.Timing], str]] = {
+        "compile s": lambda t: f"{t.compile_seconds:.1f}",
+        "run s": lambda t: f"{t.run_seconds:.3f}",
+        "µs/ep.": lambda t: f"{t.us_per_episode:.2f}",
+        "ep./s": lambda t: f"{t.episodes_per_second / 1e3:,.0f}k",
+        "rounds/s": lambda t: f"{t.rounds_per_second / 1e6:.2f}M",
+        "occup.": lambda t: f"{t.occupancy:.1%}",
+        "MiB": lambda t: "" if t.memory_bytes is None else f"{t.memory_bytes / 2**20:.0f}",
+    }
+    if any(t.times_python for t in timings):
+        columns["× python"] = lambda t: "" if t.times_python is None else f"{t.times_python:,.0f}"
+    show(f"{timings[0].device}, jax {timings[0].jax}, {timings[0].episodes:,} episodes each", columns)
+    if timings[0].bandwidth is not None:
+        bandwidth = f"{timings[0].bandwidth / 1e9:,.1f} GB/s a device"
+        columns = {
+            "kB": lambda t: f"{(t.round_bytes or 0) / 1e3:,.0f}",
+            "thousand operations": lambda t: f"{(t.round_operations or 0) / 1e3:,.0f}",
+            "share of the bandwidth": lambda t: f"{t.bandwidth_share or 0:.0%}",
+        }
+        show(f"a round of a device's lanes; bandwidth {bandwidth}", columns)
+
+
+def _cores() -> int:
+    """The cores that this process may use: a cluster's scheduler may have given it some of the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _configure_jax() -> None:
     """One device per core, and compiled programs kept on disk, unless the user has said otherwise."""
     # It is too late for more devices where another program has already opened JAX's backend.
     with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+        jax.config.update("jax_num_cpu_devices", _cores())
     if jax.config.values["jax_compilation_cache_dir"] is None:
         # Compiled for this host by this compiler.
         compiler_and_host = f"jaxlib-{importlib.metadata.version('jaxlib')}-{platform.node()}"

@@ -19,7 +19,7 @@ from jaxtyping import Int64
 from autotts_jax.settings import Row
 from autotts_jax.trajectories import InputError
 
-__all__ = ["FIELDS", "Results", "writable"]
+__all__ = ["FIELDS", "Results", "writable", "write_whole"]
 
 #: The fields of an outcome that are reported, in the tables' order.
 FIELDS = (
@@ -67,8 +67,8 @@ class Results:
         tables = []
         for name, inside in self._parts():
             sums = {field: values[:, inside] for field, values in self.sums.items()}
-            means = {field: values.mean(axis=1) / self.shuffles for field, values in sums.items()}
             questions = inside.stop - inside.start
+            means = {field: values.sum(axis=1) / (questions * self.shuffles) for field, values in sums.items()}
             tables.append(
                 self._heads(name, np.arange(len(self.rows)))
                 | {
@@ -117,13 +117,11 @@ class Results:
             ".csv": lambda table, path: pa.csv.write_csv(table, path, csv),
             ".parquet": pa.parquet.write_table,
         }
-        written = []
-        for name, table in tables.items():
-            for suffix, write in writers.items():
-                with tempfile.TemporaryDirectory(dir=directory) as scratch:
-                    write(table, Path(scratch, name))
-                    written.append(Path(scratch, name).replace(directory / f"{name}{suffix}"))
-        return written
+        return [
+            write_whole(directory / f"{name}{suffix}", functools.partial(write, table))
+            for name, table in tables.items()
+            for suffix, write in writers.items()
+        ]
 
     def _parts(self) -> list[tuple[str, slice]]:
         stops = np.cumsum([questions for _, questions in self.parts]).tolist()
@@ -146,6 +144,14 @@ class Results:
         if questions < 2:
             return pa.nulls(len(sums), pa.float64())
         return pa.array((sums / self.shuffles).std(axis=1, ddof=1) / np.sqrt(questions))
+
+
+def write_whole(file: Path, content: str | Callable[[Path], None]) -> Path:
+    """Writes a file, whole or not at all: the text, or what the function writes to the path it is given."""
+    write = functools.partial(Path.write_text, data=content, encoding="utf-8") if isinstance(content, str) else content
+    with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
+        write(Path(scratch, file.name))
+        return Path(scratch, file.name).replace(file)
 
 
 def writable(directory: str | os.PathLike[str]) -> Path:

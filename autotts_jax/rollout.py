@@ -22,7 +22,7 @@ from autotts_jax.reductions import halve_reductions
 from autotts_jax.replay import ReplayStore
 from autotts_jax.trajectories import InputError
 
-__all__ = ["COMPILER_OPTIONS", "Outcome", "Record", "evaluate", "evaluate_and_count", "record"]
+__all__ = ["COMPILER_OPTIONS", "LANES", "Outcome", "Record", "evaluate", "evaluate_and_count", "play_round", "record"]
 
 #: Episodes that run side by side, by platform: on a CPU enough to fill the vector units and few enough to stay in
 #: the cache of a core, elsewhere (None) many thousands.
@@ -105,7 +105,7 @@ def record(
     store, episode, params, rules = jax.tree.map(jnp.asarray, (store, episode, params, rules))
 
     def one_round(carry: tuple[State, PyTree], _: None) -> tuple[tuple[State, PyTree], Record]:
-        state, memory, action = _one_round(controller, store, episode, params, rules, *carry)
+        state, memory, action = play_round(controller, store, episode, params, rules, *carry)
         return (state, memory), Record(action=action, memory=memory, state=state)
 
     start = environment.init(episode), controller.init(params)
@@ -113,7 +113,7 @@ def record(
     return _outcome(controller, store, episode, state, rules), rows
 
 
-def _one_round(
+def play_round(
     controller: Controller,
     store: ReplayStore,
     episode: Episode,
@@ -122,6 +122,8 @@ def _one_round(
     state: State,
     memory: PyTree,
 ) -> tuple[State, PyTree, Action]:
+    """One round of one episode: what both drivers are made of."""
+
     @halve_reductions
     def observe_decide_act(
         store: ReplayStore, episode: Episode, params: PyTree, rules: Rules, state: State, memory: PyTree
@@ -350,7 +352,7 @@ def _replay(
         return _Lane(number, episode, row, dataclasses.replace(state, stop_reason=reason), controller.init(row))
 
     def one_round(lane: _Lane) -> _Lane:
-        state, memory, _ = _one_round(controller, store, lane.episode, lane.params, rules, lane.state, lane.memory)
+        state, memory, _ = play_round(controller, store, lane.episode, lane.params, rules, lane.state, lane.memory)
         return lane._replace(state=state, memory=memory)
 
     def finish(lane: _Lane) -> Int32[Array, " F"]:

@@ -29,7 +29,7 @@ from autotts_jax.replay import (
     published_orders,
     random_orders,
 )
-from autotts_jax.results import FIELDS, Results, writable
+from autotts_jax.results import FIELDS, Results, writable, write_whole
 from autotts_jax.rollout import COMPILER_OPTIONS, Outcome, evaluate
 from autotts_jax.settings import Row, Setting, check_pool, rows_of
 from autotts_jax.trajectories import InputError
@@ -46,7 +46,7 @@ Orders = Literal["published", "random", "bootstrap"]
 _MAX_BUDGET, _MAX_PROBE_COST = 2**30, 4096
 
 #: Bytes that one chunk of questions may take on a device, by platform; elsewhere (None) this share of its memory.
-_CHUNK_BYTES, _CHUNK_SHARE = {"cpu": 2**28}, 1 / 8
+_CHUNK_BYTES, _CHUNK_SHARE = {"cpu": 2**26}, 1 / 8
 
 _evaluate = jax.jit(evaluate, static_argnames=("controller", "devices"), compiler_options=COMPILER_OPTIONS)
 
@@ -311,9 +311,7 @@ class _Kept:
         elif any(self._directory.iterdir()):
             raise InputError(f"{directory}: not empty, and no sweep's checkpoint. Name another directory.")
         else:
-            scratch = self._directory / f".sweep-{me}.json"
-            scratch.write_text(json.dumps({"fingerprint": fingerprint}), encoding="utf-8")
-            scratch.replace(name)
+            write_whole(name, json.dumps({"fingerprint": fingerprint}))
 
     def _path(self, piece: _Piece) -> Path:
         return self._directory / f"{piece.start}-{piece.stop}-rows-{piece.rows[0]}"

@@ -12,6 +12,7 @@ import pytest
 import autotts_jax
 from autotts_jax import CONTROLLERS, CostModel, Outcome, Rules, evaluate
 from autotts_jax.replay import ReplayStore
+from autotts_jax.rollout import evaluate_and_count
 from autotts_jax.testing import _world
 
 CMC = CONTROLLERS["confidence_momentum"]
@@ -60,6 +61,49 @@ def test_under_vmap(store: ReplayStore, orders: jax.Array, expected: Outcome) ->
     chex.assert_trees_all_equal(jax.jit(jax.vmap(one))(BETAS), expected)
 
 
+def test_vmapped_parameters_join_the_queue(store: ReplayStore, orders: jax.Array, expected: Outcome) -> None:
+    """They do not multiply the lanes, which would run until the slowest of them ends."""
+
+    def pair(betas: jax.Array) -> tuple[Outcome, jax.Array]:
+        return evaluate_and_count(CMC, store, jax.vmap(CMC.schedule)(betas), orders)
+
+    outcome, ran = jax.jit(jax.vmap(jax.vmap(pair)))(BETAS.reshape(2, 1, 2))
+    chex.assert_trees_all_equal(jax.tree.map(lambda leaf: leaf.reshape(4, 3, 2), outcome), expected)
+    assert np.sum(ran) == pair(BETAS)[1]
+    # Parameters that only some leaves of vary.
+    params = jax.vmap(CMC.schedule)(BETAS)
+    some = jax.vmap(lambda widen: evaluate(CMC, store, params._replace(widen=widen), orders))
+    outcome = some(jnp.stack([params.widen, params.widen + 1]))
+    chex.assert_trees_all_equal(jax.tree.map(lambda leaf: leaf[0], outcome), expected)
+
+
+def test_under_vmap_of_orders_and_stores(store: ReplayStore, orders: jax.Array, expected: Outcome) -> None:
+    params = jax.vmap(CMC.schedule)(BETAS)
+    by_shuffle = jax.vmap(lambda orders: evaluate(CMC, store, params, orders[:, None]), in_axes=1, out_axes=3)(orders)
+    chex.assert_trees_all_equal(jax.tree.map(lambda leaf: leaf[:, :, 0], by_shuffle), expected)
+
+    def one(store: ReplayStore, orders: jax.Array, beta: jax.Array) -> Outcome:
+        one_question = jax.tree.map(lambda leaf: leaf[None], store)
+        return evaluate(CMC, one_question, jax.vmap(CMC.schedule)(beta[None]), orders[None])
+
+    by_question = jax.jit(jax.vmap(one))(store, orders, BETAS[:3])
+    for q in range(3):
+        chex.assert_trees_all_equal(
+            jax.tree.map(lambda leaf, q=q: leaf[q, 0, 0], by_question),
+            jax.tree.map(lambda leaf, q=q: leaf[q, q], expected),
+        )
+
+
+def test_occupancy(store: ReplayStore, orders: jax.Array, expected: Outcome) -> None:
+    params = jax.vmap(CMC.schedule)(BETAS)
+    outcome, ran = evaluate_and_count(CMC, store, params, orders, lanes=1)
+    assert ran == outcome.rounds.sum()
+    _, ran = evaluate_and_count(CMC, store, params, orders, lanes=1, rounds=7)
+    assert ran == (-(-outcome.rounds // 7) * 7).sum()
+    _, ran = evaluate_and_count(CMC, store, params, orders, lanes=100)
+    assert ran == 24 * outcome.rounds.max()
+
+
 def test_under_scan(store: ReplayStore, orders: jax.Array, expected: Outcome) -> None:
     def body(total: jax.Array, beta: jax.Array) -> tuple[jax.Array, Outcome]:
         outcome = evaluate(CMC, store, jax.vmap(CMC.schedule)(beta[None]), orders)
@@ -91,9 +135,11 @@ def test_on_several_devices(store: ReplayStore, orders: jax.Array, expected: Out
         chex.assert_trees_all_equal(outcome, jax.tree.map(lambda leaf: leaf[:, :, :1], expected))
 
 
-@pytest.mark.parametrize("lanes", [1, 5, 1000])
-def test_any_number_of_lanes(store: ReplayStore, orders: jax.Array, expected: Outcome, lanes: int) -> None:
-    outcome = evaluate(CMC, store, jax.vmap(CMC.schedule)(BETAS), orders, lanes=lanes)
+@pytest.mark.parametrize(("lanes", "rounds"), [(1, 1), (5, 3), (20, 1), (1000, 4)])
+def test_any_number_of_lanes(
+    store: ReplayStore, orders: jax.Array, expected: Outcome, lanes: int, rounds: int
+) -> None:
+    outcome = evaluate(CMC, store, jax.vmap(CMC.schedule)(BETAS), orders, lanes=lanes, rounds=rounds)
     chex.assert_trees_all_equal(outcome, expected)
 
 

@@ -26,6 +26,7 @@ ROOMS = [
     "settings",
     "results",
     "sweep",
+    "bench",
     "cli",
 ]
 

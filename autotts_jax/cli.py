@@ -329,7 +329,7 @@ def _print_timings(timings: Sequence[timing.Timing]) -> None:
         _out.print(table)
 
     columns: dict[str, Callable[[timing.Timing], str]] = {
-        "compile s": lambda t: f"{t.compile_seconds:.1f}",
+        "comp. s": lambda t: f"{t.compile_seconds:.1f}",
         "run s": lambda t: f"{t.run_seconds:.3f}",
         "µs/ep.": lambda t: f"{t.us_per_episode:.2f}",
         "ep./s": lambda t: f"{t.episodes_per_second / 1e3:,.0f}k",
@@ -338,7 +338,7 @@ def _print_timings(timings: Sequence[timing.Timing]) -> None:
         "MiB": lambda t: "" if t.memory_bytes is None else f"{t.memory_bytes / 2**20:.0f}",
     }
     if any(t.times_python for t in timings):
-        columns["× python"] = lambda t: "" if t.times_python is None else f"{t.times_python:,.0f}"
+        columns["×py."] = lambda t: "" if t.times_python is None else f"{t.times_python:,.0f}"
     show(f"{timings[0].device}, jax {timings[0].jax}, {timings[0].episodes:,} episodes each", columns)
     if timings[0].bandwidth is not None:
         bandwidth = f"{timings[0].bandwidth / 1e9:,.1f} GB/s a device"

@@ -33,7 +33,7 @@ from autotts_jax.replay import (
     save,
 )
 from autotts_jax.results import Results
-from autotts_jax.rollout import Outcome, evaluate
+from autotts_jax.rollout import COMPILER_OPTIONS, Outcome, evaluate
 from autotts_jax.settings import Setting
 from autotts_jax.sweep import BETAS, sweep
 from autotts_jax.synthetic import generate as synthetic_trajectories
@@ -45,6 +45,7 @@ from autotts_jax.voting import confidence, entropy, plurality, pool_tally, votes
 
 __all__ = [
     "BETAS",
+    "COMPILER_OPTIONS",
     "CONTROLLERS",
     "NO_ANSWER",
     "READ_TO_END",

@@ -1,4 +1,4 @@
-"""The command line: ``autotts sweep``, ``info``, ``controllers``, ``check``, ``fetch``, ``synth``."""
+"""The command line: ``autotts --help`` lists the commands."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import platformdirs
+import pyarrow as pa
+import pyarrow.parquet as pq
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -24,12 +26,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from autotts_jax import bench as timing
-from autotts_jax import replay, synthetic, trajectories
+from autotts_jax import display, replay, synthetic, traces, trajectories
 from autotts_jax.controllers import CONTROLLERS
 from autotts_jax.environment import CostModel, Rules
 from autotts_jax.fetch import FILES, URL, FetchError
 from autotts_jax.fetch import fetch as download
-from autotts_jax.results import Results, writable, write_whole
+from autotts_jax.results import writable, write_whole
 from autotts_jax.settings import Setting, rows_of
 from autotts_jax.sweep import Orders
 from autotts_jax.sweep import sweep as run_sweep
@@ -79,6 +81,8 @@ def sweep(
     _join_processes(coordinator, processes, process)
     betas = _betas(beta)
     settings = [Setting.parse(text) for text in controller] if controller else None
+    if checkpoint is not None:
+        writable(checkpoint)
     if out is not None:
         writable(out)
     elif per_question:
@@ -99,7 +103,7 @@ def sweep(
         )
     if jax.process_index() != 0:
         return
-    _print_results(results)
+    display.results_tables(_out, results)
     for note in results.notes:
         _err.print(f"note: {note}", highlight=False, soft_wrap=True)
     if out is not None:
@@ -158,10 +162,63 @@ def bench(
                 )
             )
             bar.advance(task)
-    _print_timings(timings)
+    display.timing_tables(_out, timings)
     if json_file is not None:
         write_whole(json_file, json.dumps([dataclasses.asdict(timing) for timing in timings], indent=1))
         _out.print(f"wrote {json_file}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def trace(
+    file: Annotated[Path, typer.Argument(help="A trajectory file, store or directory.")],
+    controller: Annotated[str, typer.Option(help="As for sweep.")] = "confidence_momentum",
+    beta: Annotated[float, typer.Option(min=0, max=1)] = 0.5,
+    question: Annotated[int | None, typer.Option(min=0, help="Its number; a summary of all if left out.")] = None,
+    shuffle: Annotated[int, typer.Option(min=0, help="Which of the published orders.")] = 0,
+    shuffles: Annotated[int, typer.Option(min=1, help="Of a summary: orders per question.")] = 100,
+    characters: Annotated[int, typer.Option(min=1, help="Of a summary: how long it may be.")] = 6000,
+    figure: Annotated[Path | None, typer.Option(help="File for a figure of the episode (.png, .pdf, .svg).")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="File for the episode as JSON Lines.")] = None,
+) -> None:
+    """Say what a controller did: in one episode round by round, or in all of them in short."""
+    row = rows_of(Setting.parse(controller), [beta])[0]
+    for output in (figure, json_file):
+        if output is not None and question is None:
+            raise InputError(f"{output}: a summary has neither. Add --question N.")
+        if output is not None:
+            writable(output.parent)
+    _check_figure(figure)
+    dataset = replay.concatenate(_open([file]))
+    if question is None:
+        orders = replay.published_orders(dataset.store, shuffles)
+        with _err.status("replaying"):
+            watched = traces.watch(row.controller, dataset.store, row.params, orders)
+        _out.print(traces.summarize(dataset, row, watched, characters=characters), highlight=False, soft_wrap=True)
+        return
+    if question >= len(dataset):
+        raise InputError(f"--question {question}: {file} has {len(dataset)}. Count from 0 to {len(dataset) - 1}.")
+    orders = replay.published_orders(dataset.store, shuffle + 1)
+    params = jax.tree.map(lambda leaf: leaf[None], row.params)
+    with _err.status("replaying"):
+        recording = traces.record_episodes(row.controller, dataset.store, params, orders, [(0, question, shuffle)])
+    told = traces.decode(dataset, row, orders, recording, 0, question, shuffle)
+    display.trace_account(_out, told)
+    if figure is not None:
+        _save_figure(figure, lambda plots: plots.episode_path(told))
+    if json_file is not None:
+        _out.print(f"wrote {traces.write([told], json_file)}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def plot(
+    results: Annotated[list[Path], typer.Argument(help="results.parquet of a sweep, or the directory it is in.")],
+    out: Annotated[Path, typer.Option(help="The figure (.png, .pdf, .svg).")] = Path("curves.png"),
+) -> None:
+    """Draw accuracy against tokens along β, a panel for each dataset."""
+    writable(out.parent)
+    _check_figure(out)
+    tables = [_read_results(path) for path in results]
+    _save_figure(out, lambda plots: plots.scaling_curves(pa.concat_tables(tables)))
 
 
 @app.command()
@@ -289,70 +346,34 @@ def _one_of(value: str, option: str, allowed: Sequence[str]) -> Any:
     return value
 
 
-def _print_results(results: Results) -> None:
-    """A table per dataset; columns that say little there stay in the files."""
-    tables: dict[str, Table] = {}
-    last = ""
-    for row in results.table.to_pylist():
-        if row["dataset"] not in tables:
-            table = tables[row["dataset"]] = Table(title=row["dataset"], title_justify="left", box=SIMPLE_HEAD)
-            table.add_column("controller", min_width=20, overflow="fold")
-            for name in ("β", "accuracy %", "tokens", "sequential", "opened"):
-                table.add_column(name, justify="right", no_wrap=True)
-            last = row["controller"]
-        table = tables[row["dataset"]]
-        if last != row["controller"]:
-            table.add_section()
-            last = row["controller"]
-        params = {} if row["beta"] is not None else json.loads(row["params"])
-        given = "".join(f"\n  {name}={value}" for name, value in params.items())
-        error = "" if row["accuracy_se"] is None else f" ± {100 * row['accuracy_se']:.1f}"
-        table.add_row(
-            row["controller"] + given,
-            "" if row["beta"] is None else f"{row['beta']:g}",
-            f"{100 * row['accuracy']:.2f}{error}",
-            *(f"{row[name]:,.0f}" for name in ("tokens", "sequential_tokens")),
-            f"{row['opened']:.1f}",
-        )
-    for table in tables.values():
-        _out.print(table)
-
-
-def _print_timings(timings: Sequence[timing.Timing]) -> None:
-    def show(title: str, columns: dict[str, Callable[[timing.Timing], str]]) -> None:
-        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-        table.add_column("controller", min_width=20, overflow="fold")
-        for name in columns:
-            table.add_column(name, justify="right", no_wrap=True)
-        for t in timings:
-            table.add_row(t.controller, *(value(t) for value in columns.values()))
-        _out.print(table)
-
-    columns: dict[str, Callable[[timing.Timing], str]] = {
-        "comp. s": lambda t: f"{t.compile_seconds:.1f}",
-        "run s": lambda t: f"{t.run_seconds:.3f}",
-        "µs/ep.": lambda t: f"{t.us_per_episode:.2f}",
-        "ep./s": lambda t: f"{t.episodes_per_second / 1e3:,.0f}k",
-        "rounds/s": lambda t: f"{t.rounds_per_second / 1e6:.2f}M",
-        "occup.": lambda t: f"{t.occupancy:.1%}",
-        "MiB": lambda t: "" if t.memory_bytes is None else f"{t.memory_bytes / 2**20:.0f}",
-    }
-    if any(t.times_python for t in timings):
-        columns["×py."] = lambda t: "" if t.times_python is None else f"{t.times_python:,.0f}"
-    show(f"{timings[0].device}, jax {timings[0].jax}, {timings[0].episodes:,} episodes each", columns)
-    if timings[0].bandwidth is not None:
-        bandwidth = f"{timings[0].bandwidth / 1e9:,.1f} GB/s a device"
-        columns = {
-            "kB": lambda t: f"{(t.round_bytes or 0) / 1e3:,.0f}",
-            "thousand operations": lambda t: f"{(t.round_operations or 0) / 1e3:,.0f}",
-            "share of the bandwidth": lambda t: f"{t.bandwidth_share or 0:.0%}",
-        }
-        show(f"a round of a device's lanes; bandwidth {bandwidth}", columns)
-
-
 def _cores() -> int:
     """The cores that this process may use: a cluster's scheduler may have given it some of the machine's."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _read_results(path: Path) -> pa.Table:
+    file = path / "results.parquet" if path.is_dir() else path
+    try:
+        table = pq.read_table(file)
+        missing = {"dataset", "controller", "accuracy", "accuracy_se", "tokens"} - set(table.column_names)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(f"{file}: no table ({error}). Name what `autotts sweep --out` wrote.") from None
+    if missing:
+        raise InputError(f"{file}: no sweep's results, {', '.join(sorted(missing))} missing. Name results.parquet.")
+    return table
+
+
+def _check_figure(file: Path | None) -> None:
+    if file is not None and file.suffix not in (".png", ".pdf", ".svg"):
+        raise InputError(f"{file}: suffix {file.suffix!r} is not understood. Use .png, .pdf or .svg.")
+
+
+def _save_figure(file: Path, draw: Callable[[Any], Any]) -> None:
+    from autotts_jax import plots  # matplotlib takes a second to import
+
+    figure = draw(plots)
+    write_whole(file, lambda path: figure.savefig(path, dpi=200, format=file.suffix[1:]))
+    _out.print(f"wrote {file}", highlight=False, soft_wrap=True)
 
 
 def _configure_jax() -> None:

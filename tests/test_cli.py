@@ -277,3 +277,53 @@ def test_fetch_fails_clearly(spawn: Run, server: str, tmp_path: Path) -> None:
     offline = spawn("fetch", "Qwen3-1.7B", "--url", "http://127.0.0.1:9", "--to", "cache", code=1).err
     assert "offline" in offline
     assert not list((tmp_path / "cache").rglob("*.json"))
+
+
+# --- trace, plot -----------------------------------------------------------------------------------------------------
+
+
+def test_trace_tells_an_episode(run: Run, traces: Path, tmp_path: Path) -> None:
+    done = run(
+        *("trace", traces, "--controller", "early_stopping:max_samples=6,window=3", "--question", "1"),
+        *("--shuffle", "2", "--figure", "out/e.svg", "--json", "out/e.jsonl"),
+    )
+    assert "Model/bench, question 1, shuffle 2" in done.out
+    assert "answered" in done.out
+    lines = [json.loads(line) for line in (tmp_path / "out" / "e.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert lines[0]["params"] == {"max_samples": 6, "window": 3}
+    assert (tmp_path / "out" / "e.svg").read_text(encoding="utf-8").lstrip().startswith("<?xml")
+
+
+def test_trace_sums_up_a_controller(run: Run, traces: Path) -> None:
+    done = run("trace", traces, "--controller", "early_stopping", "--shuffles", "3", "--characters", "700")
+    assert "3 questions × 3 shuffles" in done.out
+    assert len(done.out) <= 701
+
+
+def test_plot_draws_curves(run: Run, traces: Path, tmp_path: Path) -> None:
+    run("sweep", traces, "--controller", "early_stopping", "--beta", "0:1:3", "--shuffles", "2", "--out", "out")
+    run("plot", "out", "out/results.parquet", "--out", "figures/curves.png")
+    assert (tmp_path / "figures" / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["trace", "FILE", "--question", "3"], "has 3. Count from 0 to 2."),
+        (["trace", "FILE", "--figure", "a.png"], "Add --question N."),
+        (["trace", "FILE", "--question", "0", "--figure", "a.gif"], "Use .png, .pdf or .svg."),
+        (["trace", "FILE", "--controller", "early_stoping"], "did you mean early_stopping?"),
+        (["plot", "FILE"], "no table"),
+        (["plot", "nowhere"], "no table"),
+        (["bench", "FILE", "--against", "rust"], "Use python."),
+        (["bench", "FILE", "--devices", "99"], "there are only"),
+        (["sweep", "FILE", "--processes", "2"], "Add --coordinator HOST:PORT."),
+        (["sweep", "FILE", "--coordinator", "a:1"], "Add --processes N and --process I."),
+        (["sweep", "FILE", "--coordinator", "a:1", "--processes", "2", "--process", "2"], "Count from 0."),
+        (["sweep", "FILE", "--checkpoint", "FILE"], "cannot be written to"),
+    ],
+)
+def test_what_the_newer_commands_refuse(run: Run, traces: Path, args: list[str], says: str) -> None:
+    done = run(*(traces if arg == "FILE" else arg for arg in args), code=2)
+    assert says in done.err.replace("\n", " ")
+    assert len(done.err.strip().splitlines()) == 1

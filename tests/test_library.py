@@ -25,8 +25,12 @@ ROOMS = [
     "testing",
     "settings",
     "results",
+    "traces",
+    "frontier",
+    "plots",
     "sweep",
     "bench",
+    "display",
     "cli",
 ]
 

@@ -65,7 +65,7 @@ class Results:
         single question.
         """
         tables = []
-        for name, inside in self._parts():
+        for name, inside in self.slices():
             sums = {field: values[:, inside] for field, values in self.sums.items()}
             questions = inside.stop - inside.start
             means = {field: values.sum(axis=1) / (questions * self.shuffles) for field, values in sums.items()}
@@ -89,7 +89,7 @@ class Results:
     def per_question(self) -> pa.Table:
         """The same, one row per question; without standard errors."""
         tables = []
-        for name, inside in self._parts():
+        for name, inside in self.slices():
             questions = inside.stop - inside.start
             row = np.repeat(np.arange(len(self.rows)), questions)
             sums = {field: values[:, inside].reshape(-1) for field, values in self.sums.items()}
@@ -123,7 +123,8 @@ class Results:
             for suffix, write in writers.items()
         ]
 
-    def _parts(self) -> list[tuple[str, slice]]:
+    def slices(self) -> list[tuple[str, slice]]:
+        """Each dataset's name and where its questions lie among the Q."""
         stops = np.cumsum([questions for _, questions in self.parts]).tolist()
         return [(name, slice(stop - n, stop)) for (name, n), stop in zip(self.parts, stops, strict=True)]
 

@@ -24,6 +24,23 @@ def test_python_blocks_run(code: str, tmp_path: Path) -> None:
         assert (tmp_path / "results" / "results.csv").is_file()
 
 
+GUIDE = sorted((ROOT / "notebooks" / "guide").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", GUIDE, ids=lambda page: page.stem)
+def test_the_guides_blocks_run(page: Path, tmp_path: Path) -> None:
+    """All blocks of a page, one after the other."""
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL))
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *GUIDE], ids=lambda page: page.stem)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
 def test_the_example_controller_is_short_and_appears_in_the_table(tmp_path: Path) -> None:
     body = [line for line in QUORUM.splitlines() if line.strip() and not line.startswith(("from", "import"))]
     assert len(body) <= 30

@@ -33,12 +33,15 @@ from autotts_jax.fetch import FILES, URL, FetchError
 from autotts_jax.fetch import fetch as download
 from autotts_jax.results import writable, write_whole
 from autotts_jax.settings import Setting, rows_of
-from autotts_jax.sweep import Orders
+from autotts_jax.sweep import Orders, draw_orders
 from autotts_jax.sweep import sweep as run_sweep
 from autotts_jax.testing import check_controller
 from autotts_jax.trajectories import InputError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+#: What a sweep was asked for, beside its results.
+_ARGUMENTS = "arguments.json"
+
 _out = Console()
 _err = Console(stderr=True)
 
@@ -107,7 +110,20 @@ def sweep(
     for note in results.notes:
         _err.print(f"note: {note}", highlight=False, soft_wrap=True)
     if out is not None:
-        for path in results.write(out, per_question=per_question):
+        arguments = {
+            "data": [str(path.absolute()) for path in data or ()],
+            "controller": controller,
+            "betas": betas,
+            "shuffles": shuffles,
+            "orders": orders,
+            "seed": seed,
+            "cost": cost.value,
+            "probe_cost": probe_cost,
+            "budget": budget,
+        }
+        written = results.write(out, per_question=per_question)
+        written.append(write_whole(out / _ARGUMENTS, json.dumps(arguments, indent=1)))
+        for path in written:
             _out.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
@@ -219,6 +235,42 @@ def plot(
     _check_figure(out)
     tables = [_read_results(path) for path in results]
     _save_figure(out, lambda plots: plots.scaling_curves(pa.concat_tables(tables)))
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Argument(help="The directory that `autotts sweep --out` wrote.")],
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
+) -> None:
+    """Write a page about a sweep: curves, comparisons, failures, and episodes to step through. Replays it again."""
+    from autotts_jax import report as reporting  # matplotlib takes a second to import
+
+    writable(out.parent)
+    file = results / _ARGUMENTS
+    try:
+        arguments = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: not read ({error}). Name the directory that `autotts sweep --out` wrote.") from None
+    rules = Rules(cost=CostModel(arguments["cost"]), probe_cost=arguments["probe_cost"], budget=arguments["budget"])
+    datasets = _open([Path(path) for path in arguments["data"]])
+    with _bar("episodes") as bar:
+        task = bar.add_task("reading", total=None)
+        found = run_sweep(
+            datasets,
+            [Setting.parse(text) for text in arguments["controller"] or CONTROLLERS],
+            betas=arguments["betas"],
+            shuffles=arguments["shuffles"],
+            orders=arguments["orders"],
+            seed=arguments["seed"],
+            rules=rules,
+            progress=lambda name, done, total: bar.update(task, description=name, completed=done, total=total),
+        )
+        dataset = replay.concatenate(datasets)
+        dealt = draw_orders(datasets, arguments["shuffles"], arguments["orders"], arguments["seed"])
+        page = reporting.page(
+            found, dataset, dealt, rules, progress=lambda name: bar.update(task, description=f"watching {name}")
+        )
+    _out.print(f"wrote {write_whole(out, page)}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -34,7 +34,7 @@ from autotts_jax.rollout import COMPILER_OPTIONS, Outcome, evaluate
 from autotts_jax.settings import Row, Setting, check_pool, rows_of
 from autotts_jax.trajectories import InputError
 
-__all__ = ["BETAS", "Orders", "sweep"]
+__all__ = ["BETAS", "Orders", "draw_orders", "sweep"]
 
 #: The published β grid.
 BETAS = tuple(i / 10 for i in range(11))
@@ -128,6 +128,29 @@ def sweep(
     )
 
 
+def draw_orders(
+    datasets: Sequence[Dataset], shuffles: int, orders: Orders, seed: int, start: int = 0, stop: int | None = None
+) -> Int[np.ndarray, "q S B"]:
+    """The branch orders that `sweep` replays, of questions start … stop − 1 of all; −1 beyond the last question."""
+    stop = sum(map(len, datasets)) if stop is None else stop
+    dealt = np.full((stop - start, shuffles, SLOTS), -1, np.int32)
+    offset = 0
+    for dataset in datasets:
+        low, high = max(start - offset, 0), min(stop - offset, len(dataset))
+        if low < high:
+            store = jax.tree.map(lambda array, low=low, high=high: array[low:high], dataset.store)
+            match orders:
+                case "published":
+                    drawn: Any = published_orders(store, shuffles)
+                case "random":
+                    drawn = random_orders(jax.random.key(seed), store, shuffles, low)
+                case "bootstrap":
+                    drawn = bootstrap_orders(jax.random.key(seed), store, shuffles, low)
+            dealt[low + offset - start : high + offset - start] = drawn
+        offset += len(dataset)
+    return dealt
+
+
 # --- the work --------------------------------------------------------------------------------------------------------
 
 
@@ -167,25 +190,6 @@ class _Plan:
         # Chunks of equal size, and at least one for each process.
         chunks = max(-(-self.questions // most), min(self.questions, jax.process_count()))
         return -(-self.questions // chunks)
-
-    def deal(self, start: int, stop: int) -> Int[np.ndarray, "q S B"]:
-        """The orders of questions start … stop − 1; −1 beyond the last."""
-        dealt = np.full((stop - start, self.shuffles, SLOTS), -1, np.int32)
-        offset = 0
-        for dataset in self.datasets:
-            low, high = max(start - offset, 0), min(stop - offset, len(dataset))
-            if low < high:
-                store = jax.tree.map(lambda array, low=low, high=high: array[low:high], dataset.store)
-                match self.orders:
-                    case "published":
-                        orders: Any = published_orders(store, self.shuffles)
-                    case "random":
-                        orders = random_orders(jax.random.key(self.seed), store, self.shuffles, low)
-                    case "bootstrap":
-                        orders = bootstrap_orders(jax.random.key(self.seed), store, self.shuffles, low)
-                dealt[low + offset - start : high + offset - start] = orders
-            offset += len(dataset)
-        return dealt
 
     def fingerprint(self) -> str:
         """Equal for equal work."""
@@ -266,7 +270,8 @@ def _launch(plan: _Plan, size: int, kept: _Kept | None) -> Iterator[tuple[_Piece
                 continue
             if arrays is None:
                 stop = start + bucket(min(size, plan.questions))
-                arrays = jax.device_put((part(stores, start, stop, shape), plan.deal(start, stop)))
+                orders = draw_orders(plan.datasets, plan.shuffles, plan.orders, plan.seed, start, stop)
+                arrays = jax.device_put((part(stores, start, stop, shape), orders))
             params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(plan.rows[index].params for index in rows))
             yield piece, _evaluate(controller, arrays[0], params, arrays[1], plan.rules, devices=devices)
 

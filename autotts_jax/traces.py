@@ -47,7 +47,8 @@ __all__ = [
     "write",
 ]
 
-_FEWEST_ROUNDS = 64
+# Most episodes end sooner; longer ones are recorded again with twice as many.
+_ROUNDS = 128
 
 
 # --- recording -------------------------------------------------------------------------------------------------------
@@ -75,7 +76,7 @@ def record_episodes(
     The arguments are `evaluate`'s, and so are the outcomes.
     """
     arrays = jax.tree.map(jnp.asarray, (store, params, orders, rules or Rules(), np.asarray(where, np.int32)))
-    rounds = _FEWEST_ROUNDS
+    rounds = _ROUNDS
     while True:
         recording: Recording = jax.device_get(_record(controller, rounds, *arrays))
         if np.all(recording.outcome.stop_reason != StopReason.RUNNING):
@@ -364,7 +365,7 @@ def watch(
 ) -> Watched:
     """Reruns one parameter vector (scalar leaves) on every question under every order, and watches."""
     arrays = jax.tree.map(jnp.asarray, (store, params, orders, rules or Rules()))
-    rounds = _FEWEST_ROUNDS
+    rounds = _ROUNDS
     while True:
         watched: Watched = jax.device_get(_watch(controller, rounds, *arrays))
         if np.all(watched.outcome.stop_reason != StopReason.RUNNING):

@@ -30,6 +30,7 @@ ROOMS = [
     "plots",
     "sweep",
     "bench",
+    "report",
     "display",
     "cli",
 ]
@@ -88,3 +89,13 @@ def test_clean(tool: tuple[str, ...]) -> None:
     command = [sys.executable, "-m", *tool, *(["."] if tool[0] == "ruff" else [])]
     run = subprocess.run(command, cwd=PACKAGE.parent, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.slow
+def test_the_reference_is_built(tmp_path: Path) -> None:
+    """The guide's command; every public name has its docstring on the page."""
+    pdoc = [sys.executable, "-m", "pdoc", "autotts_jax", "--output-directory", "reference"]
+    done = subprocess.run(pdoc, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "reference" / "autotts_jax.html").read_text(encoding="utf-8")
+    assert all(f'id="{name}"' in page for name in autotts_jax.__all__ if name.islower())

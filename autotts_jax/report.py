@@ -1,0 +1,147 @@
+"""A sweep as one self-contained page: table, curves, comparisons, failures, and episodes to step through."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jinja2
+import numpy as np
+from jaxtyping import Int
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from autotts_jax import frontier, plots, traces
+from autotts_jax.environment import Rules
+from autotts_jax.replay import Dataset
+from autotts_jax.results import Results
+from autotts_jax.settings import Row
+from autotts_jax.traces import Failure, Trace
+
+__all__ = ["page"]
+
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.PackageLoader("autotts_jax", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+)
+
+
+def page(
+    results: Results,
+    dataset: Dataset,
+    orders: Int[np.ndarray, "Q S B"],
+    rules: Rules,
+    *,
+    progress: Callable[[str], None] = lambda _: None,
+) -> str:
+    """The page, as HTML; it needs no network.
+
+    Args:
+      results: Of a sweep.
+      dataset: What was swept, as one dataset.
+      orders: The orders that were replayed.
+      rules: What actions cost.
+      progress: Called with a controller's name before its episodes are replayed again.
+    """
+    watched = []
+    for row in _one_row_each(results.rows):
+        progress(row.controller.name)
+        seen = traces.watch(row.controller, dataset.store, row.params, orders, rules)
+        examples = {mode: place for mode, (_, place) in traces.failures(seen).items() if place}
+        right = np.argwhere(seen.failure == Failure.NONE)
+        if len(right):
+            examples[Failure.NONE] = (int(right[0][0]), int(right[0][1]))
+        watched.append(
+            {
+                "controller": row.controller.name,
+                "at": "" if row.beta is None else f"β = {row.beta:g}",
+                "failures": {_words(mode): count for mode, (count, _) in traces.failures(seen).items()},
+                "wrong": int(np.sum(~seen.outcome.correct)),
+                "episodes": seen.outcome.correct.size,
+                "summary": traces.summarize(dataset, row, seen, characters=6000),
+                "traces": _examples(dataset, row, orders, rules, examples),
+            }
+        )
+    names = list(dict.fromkeys(row.controller.name for row in results.rows if not row.controller.oracle))
+    compared = frontier.compare(results, names[0], names[1:]).to_pylist() if len(names) > 1 else []
+    return _TEMPLATES.get_template("report.html").render(
+        parts=results.parts,
+        shuffles=results.shuffles,
+        notes=results.notes,
+        curves=_svg(plots.scaling_curves(results.table)),
+        rows=frontier.intervals(results).to_pylist(),
+        compared=compared,
+        modes=[_words(mode) for mode in list(Failure)[1:]],
+        watched=watched,
+    )
+
+
+def _one_row_each(rows: Sequence[Row]) -> list[Row]:
+    """Each method's row at the middle of its β grid."""
+    by_name: dict[str, list[Row]] = {}
+    for row in rows:
+        if not row.controller.oracle:
+            by_name.setdefault(row.controller.name, []).append(row)
+    return [group[len(group) // 2] for group in by_name.values()]
+
+
+def _examples(
+    dataset: Dataset,
+    row: Row,
+    orders: Int[np.ndarray, "Q S B"],
+    rules: Rules,
+    places: dict[Failure, tuple[int, int]],
+) -> list[dict[str, Any]]:
+    """An episode of each kind, to step through."""
+    params = jax.tree.map(lambda leaf: leaf[None], row.params)
+    where = [(0, *place) for place in places.values()]
+    recording = traces.record_episodes(row.controller, dataset.store, params, orders, where, rules)
+    shown = []
+    for index, (mode, place) in enumerate(places.items()):
+        trace = traces.decode(dataset, row, orders, recording, index, *place)
+        shown.append(
+            {
+                "kind": "right" if mode is Failure.NONE else _words(mode),
+                "trace": trace,
+                "path": _svg(plots.episode_path(trace)),
+                "votes": _svg(plots.votes_over_rounds(trace)),
+                "rounds": _rounds(trace),
+            }
+        )
+    return shown
+
+
+def _rounds(trace: Trace) -> str:
+    """What a reader steps through, as JSON."""
+    return json.dumps(
+        [
+            {
+                "events": [_event(event) for event in moment.events],
+                "tokens": moment.tokens,
+                "votes": moment.votes,
+                "pool": moment.pool,
+                "memory": moment.memory,
+            }
+            for moment in trace.rounds
+        ],
+        ensure_ascii=False,
+    )
+
+
+def _event(event: traces.Event) -> str:
+    about = "" if event.slot is None else f"({event.slot})"
+    return f"{event.kind}{about}" + ("" if event.answer is None else f" → {event.answer}")
+
+
+def _words(mode: Failure) -> str:
+    return mode.name.lower().replace("_", " ")
+
+
+def _svg(figure: Figure) -> Markup:
+    """The figure as part of a page."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    # Made here, not by a user: no need to escape it.
+    return Markup(text.getvalue()[text.getvalue().index("<svg") :])

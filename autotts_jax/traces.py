@@ -486,9 +486,8 @@ def summarize(dataset: Dataset, row: Row, watched: Watched, *, characters: int =
         f"{row.controller.name} {row.described()}",
         f"{Q} questions × {S} shuffles: {outcome.correct.mean():.1%} right, {outcome.tokens.mean():,.0f} tokens, "
         f"{outcome.rounds.mean():.1f} rounds, {outcome.opened.mean():.1f} branches opened and "
-        f"{outcome.pruned.mean():.1f} pruned; "
-        + ", ".join(f"{StopReason(r).name.lower()} {n}" for r, n in zip(*_unique(outcome.stop_reason), strict=True)),
-        f"tokens after the answer had settled: {1 - watched.settled.mean() / outcome.tokens.mean():.0%}; "
+        f"{outcome.pruned.mean():.1f} pruned; {_stops(outcome)}",
+        f"tokens after the answer had settled: {_late(watched.settled, outcome)}; "
         f"width {_path(watched.width)}, depth {_path(watched.depth)} (at 0, 25, 50, 75, 100 % of the rounds)",
         f"{wrong} wrong episodes:",
     ]
@@ -518,7 +517,9 @@ def _question(dataset: Dataset, watched: Watched, q: int) -> str:
     common = answers[int(np.argmax(counts))]
     parts = [
         f"question {q}: {outcome.correct.mean():.0%} right, {outcome.tokens.mean():,.0f} tokens, "
-        f"{outcome.rounds.mean():.0f} rounds, width {_path(watched.width[q])}, depth {_path(watched.depth[q])}",
+        f"{_late(watched.settled[q], outcome)} of them after its answer had settled, "
+        f"{outcome.rounds.mean():.0f} rounds, {_stops(outcome)}, "
+        f"width {_path(watched.width[q])}, depth {_path(watched.depth[q])}",
         f"gold {dataset.golds[q]}, mostly answered {dataset.answer(q, int(common))}",
         f"right answer led first in round {np.median(watched.led_first[q][led]):.0f} (median)" if led.any() else "",
         f"and lost the lead again in {lost} of {int(led.sum())}" if lost else "",
@@ -526,6 +527,16 @@ def _question(dataset: Dataset, watched: Watched, q: int) -> str:
         ", ".join(f"{mode.name.lower().replace('_', ' ')} {count}" for mode, count in modes.most_common()),
     ]
     return "; ".join(part for part in parts if part)
+
+
+def _stops(outcome: Outcome) -> str:
+    reasons, counts = _unique(outcome.stop_reason)
+    return ", ".join(f"{StopReason(r).name.lower()} {n}" for r, n in zip(reasons, counts, strict=True))
+
+
+def _late(settled: AnyArray, outcome: Outcome) -> str:
+    """The share of the tokens that was spent after the answer had changed for the last time."""
+    return f"{1 - float(np.sum(settled)) / max(float(np.sum(outcome.tokens)), 1):.0%}"
 
 
 def _path(values: AnyArray) -> str:

@@ -117,7 +117,7 @@ def sweep(
         for name in dict.fromkeys(setting.controller.name for setting in chosen if setting.controller.oracle)
     ]
     plan = _Plan(datasets, list(itertools.chain.from_iterable(grid)), shuffles, orders, seed, rules)
-    sums = _run(plan, plan.chunk_size if chunk is None else chunk, checkpoint, progress)
+    sums = _run(plan, chunk, checkpoint, progress)
     return Results(
         rows=plan.rows,
         parts=[part for dataset in datasets for part in dataset.parts],
@@ -219,12 +219,14 @@ class _Piece(NamedTuple):
 
 def _run(
     plan: _Plan,
-    size: int,
+    chunk: int | None,
     checkpoint: str | os.PathLike[str] | None,
     progress: Callable[[str, int, int], None] | None,
 ) -> dict[str, Int64[np.ndarray, "R Q"]]:
     """The sums over shuffles, by field."""
-    kept = None if checkpoint is None else _Kept(Path(checkpoint), f"{plan.fingerprint()} {size}")
+    kept = None if checkpoint is None else _Kept(Path(checkpoint), plan.fingerprint(), chunk or plan.chunk_size)
+    # A sweep that goes on does so in the same chunks, also on a machine where others would fit better.
+    size = chunk or (plan.chunk_size if kept is None else kept.size)
     sums = {field: np.zeros((len(plan.rows), plan.questions), np.int64) for field in FIELDS}
     done, total = 0, plan.questions * plan.shuffles * len(plan.rows)
 
@@ -293,7 +295,7 @@ def _from_all_processes(sums: dict[str, Int64[np.ndarray, "R Q"]]) -> dict[str, 
 class _Kept:
     """Finished pieces on disk, an Orbax checkpoint each."""
 
-    def __init__(self, directory: Path, fingerprint: str) -> None:
+    def __init__(self, directory: Path, fingerprint: str, size: int) -> None:
         import orbax.checkpoint as ocp  # it takes a second to import
 
         self._directory = writable(directory).absolute()
@@ -307,8 +309,11 @@ class _Kept:
         )
         self._args = ocp.args
         name = self._directory / "sweep.json"
+        self.size = size  # questions in a chunk
         if name.exists():
-            if json.loads(name.read_text(encoding="utf-8")).get("fingerprint") != fingerprint:
+            found = json.loads(name.read_text(encoding="utf-8"))
+            self.size = found.get("size", size)
+            if found.get("fingerprint") != fingerprint:
                 raise InputError(
                     f"{directory}: holds parts of another sweep (other data, controllers, or settings). "
                     "Name another directory, or delete it."
@@ -316,7 +321,7 @@ class _Kept:
         elif any(self._directory.iterdir()):
             raise InputError(f"{directory}: not empty, and no sweep's checkpoint. Name another directory.")
         else:
-            write_whole(name, json.dumps({"fingerprint": fingerprint}))
+            write_whole(name, json.dumps({"fingerprint": fingerprint, "size": size}))
 
     def _path(self, piece: _Piece) -> Path:
         return self._directory / f"{piece.start}-{piece.stop}-rows-{piece.rows[0]}"

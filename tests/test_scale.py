@@ -175,7 +175,7 @@ def test_a_killed_command_goes_on(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [{"betas": [0, 0.9]}, {"shuffles": 4}, {"seed": 1}, {"settings": METHODS[1:]}, {"chunk": 2}],
+    [{"betas": [0, 0.9]}, {"shuffles": 4}, {"seed": 1}, {"settings": METHODS[1:]}],
     ids=lambda other: next(iter(other)),
 )
 def test_another_sweeps_checkpoint_is_refused(datasets: list[Dataset], tmp_path: Path, other: dict[str, Any]) -> None:
@@ -183,6 +183,18 @@ def test_another_sweeps_checkpoint_is_refused(datasets: list[Dataset], tmp_path:
     run_sweep(datasets[:1], **usual)
     with pytest.raises(InputError, match="parts of another sweep"):
         run_sweep(datasets[:1], **usual | other)
+
+
+def test_another_machine_goes_on_in_the_same_chunks(
+    datasets: list[Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = {"settings": METHODS[:1], "betas": [0, 1], "shuffles": 3, "checkpoint": tmp_path / "kept"}
+    expected = run_sweep(datasets, **usual, chunk=3).table
+    pieces = sorted(path.name for path in (tmp_path / "kept").iterdir())
+    monkeypatch.setattr(sweep_module, "_CHUNK_BYTES", {"cpu": 1})
+    assert run_sweep(datasets, **usual).table.equals(expected)
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == pieces
+    assert run_sweep(datasets, **usual, chunk=4).table.equals(expected)
 
 
 def test_a_directory_of_other_things_is_refused(datasets: list[Dataset], tmp_path: Path) -> None:

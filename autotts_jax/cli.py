@@ -214,10 +214,8 @@ def trace(
     if question >= len(dataset):
         raise InputError(f"--question {question}: {file} has {len(dataset)}. Count from 0 to {len(dataset) - 1}.")
     orders = replay.published_orders(dataset.store, shuffle + 1)
-    params = jax.tree.map(lambda leaf: leaf[None], row.params)
     with _err.status("replaying"):
-        recording = traces.record_episodes(row.controller, dataset.store, params, orders, [(0, question, shuffle)])
-    told = traces.decode(dataset, row, orders, recording, 0, question, shuffle)
+        told = traces.trace(dataset, row, orders, question, shuffle)
     display.trace_account(_out, told)
     if figure is not None:
         _save_figure(figure, lambda plots: plots.episode_path(told))

@@ -58,7 +58,7 @@ def scaling_curves(table: pa.Table) -> Figure:
             panel.fill_between(tokens, accuracy - error, accuracy + error, color=colour, alpha=0.12, linewidth=0)
         panel.set_xscale("log")
         _style(panel, dataset, "tokens an episode", "accuracy")
-        panel.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        panel.yaxis.set_major_formatter(PercentFormatter(1))
     for panel in panels[len(datasets) :]:
         panel.set_axis_off()
     handles, labels = panels[0].get_legend_handles_labels()
@@ -92,7 +92,7 @@ def per_question(table: pa.Table, controller: str, beta: float | None = None) ->
     panel.set_xscale("log")
     at = "" if beta is None else f", β = {beta:g}"
     _style(panel, f"{controller.replace('_', ' ')}{at}: each question", "tokens an episode", "accuracy")
-    panel.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    panel.yaxis.set_major_formatter(PercentFormatter(1))
     panel.legend(frameon=False, fontsize=7)
     return figure
 

@@ -43,6 +43,7 @@ __all__ = [
     "failures",
     "record_episodes",
     "summarize",
+    "trace",
     "watch",
     "write",
 ]
@@ -243,6 +244,20 @@ def decode(
         outcome=fields
         | {"answer": name(int(outcome.answer)), "stop_reason": StopReason(int(outcome.stop_reason)).name},
     )
+
+
+def trace(
+    dataset: Dataset,
+    row: Row,
+    orders: Int[np.ndarray, "Q S B"],
+    question: int,
+    shuffle: int,
+    rules: Rules | None = None,
+) -> Trace:
+    """Reruns one episode and decodes it: `record_episodes` and `decode` in one."""
+    params = jax.tree.map(lambda leaf: leaf[None], row.params)
+    recording = record_episodes(row.controller, dataset.store, params, orders, [(0, question, shuffle)], rules)
+    return decode(dataset, row, orders, recording, 0, question, shuffle)
 
 
 class _Slots(NamedTuple):

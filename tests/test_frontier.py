@@ -1,6 +1,5 @@
 """Evidence: the bootstrap and what is made of it, against NumPy and SciPy, by simulation, and on the public files."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -327,14 +326,6 @@ def test_one_question_is_no_evidence() -> None:
 
 
 # --- the public files ------------------------------------------------------------------------------------------------
-
-
-def test_ten_thousand_resamples_take_under_a_second() -> None:
-    results = drawn(30)
-    frontier.intervals(results)
-    start = time.perf_counter()
-    frontier.intervals(results, seed=1)
-    assert time.perf_counter() - start < 1
 
 
 def test_public_files(replay_directory: Path) -> None:

@@ -3,10 +3,9 @@
 import re
 from pathlib import Path
 
+import nbclient
+import nbformat
 import pytest
-
-nbformat = pytest.importorskip("nbformat")
-nbclient = pytest.importorskip("nbclient")
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -54,8 +53,6 @@ def test_it_runs(
         monkeypatch.setenv("AUTOTTS_REPLAY", str(request.getfixturevalue("replay_directory").resolve()))
     else:
         monkeypatch.delenv("AUTOTTS_REPLAY", raising=False)
-    if "evosax" in path.read_text(encoding="utf-8"):
-        pytest.importorskip("evosax")
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(tmp_path)}}
     client = nbclient.NotebookClient(

@@ -46,7 +46,9 @@ def datasets() -> list[Dataset]:
 # --- chunks ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("orders", ["published", "random", "bootstrap"])
+@pytest.mark.parametrize(
+    "orders", ["random", *(pytest.param(o, marks=pytest.mark.slow) for o in ("published", "bootstrap"))]
+)
 def test_chunks_change_nothing(datasets: list[Dataset], orders: Any) -> None:
     go = partial(run_sweep, datasets, METHODS, betas=[0, 1], shuffles=3, orders=orders, seed=4)
     whole = go()
@@ -56,6 +58,7 @@ def test_chunks_change_nothing(datasets: list[Dataset], orders: Any) -> None:
         assert again.per_question.equals(whole.per_question)
 
 
+@pytest.mark.slow
 def test_a_dataset_draws_the_same_orders_in_any_company(datasets: list[Dataset]) -> None:
     go = partial(run_sweep, settings=METHODS, betas=[0.5], shuffles=3, orders="random")
     together = go(datasets).per_question
@@ -250,6 +253,7 @@ def _side_by_side(commands: list[list[Any]], cwd: Path) -> list[str]:
     return [out for out, _ in outputs]
 
 
+@pytest.mark.slow
 def test_two_processes_of_two_devices(tmp_path: Path) -> None:
     where = f"127.0.0.1:{_free_port()}"
     _side_by_side([[sys.executable, "-c", TWO_PROCESSES, where, str(i), "kept"] for i in (0, 1)], tmp_path)
@@ -292,6 +296,7 @@ def test_halved_reductions_are_the_same(size: int) -> None:
 # --- timing ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_timing_adds_up(datasets: list[Dataset]) -> None:
     cmc = CONTROLLERS[METHODS[0]]
     rows = rows_of(Setting(cmc), [0, 0.5, 1])

@@ -84,8 +84,12 @@ FREE, BUDGET = Rules(), Rules(cost=CostModel.INTERVALS, probe_cost=2, budget=300
     [
         ("confidence_momentum", BUDGET),
         ("early_stopping", BUDGET),
-        *((name, FREE) for name in CONTROLLERS if name != "adaptive_consistency"),
-        pytest.param("adaptive_consistency", FREE, marks=pytest.mark.slow),
+        ("parallel_probe", FREE),
+        ("self_consistency", FREE),
+        *(
+            pytest.param(name, FREE, marks=pytest.mark.slow)
+            for name in sorted(set(CONTROLLERS) - {"parallel_probe", "self_consistency"})
+        ),
     ],
 )
 def test_a_trace_is_what_happened(data: Dataset, name: str, rules: Rules) -> None:
@@ -187,7 +191,13 @@ def reading(trace: Trace, data: Dataset) -> Failure:
     return Failure.OVERSPENT if 2 * (trace.outcome["tokens"] - settled) > trace.outcome["tokens"] else Failure.OUTVOTED
 
 
-@pytest.mark.parametrize("name", ["confidence_momentum", "parallel_probe", "early_stopping"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "confidence_momentum",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("parallel_probe", "early_stopping")),
+    ],
+)
 def test_failures_hold_when_read_by_hand(data: Dataset, name: str) -> None:
     row = row_of(name)
     orders = autotts_jax.published_orders(data.store, 8)

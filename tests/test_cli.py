@@ -110,6 +110,7 @@ def test_sweep_writes_a_tidy_table(run: Run, traces: Path, tmp_path: Path) -> No
     assert len(questions) == 12
     assert sum(row["correct"] for row in questions[:3]) == int(found[0]["correct"])
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "arguments.json",
         "questions.csv",
         "questions.parquet",
         "results.csv",

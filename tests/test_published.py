@@ -27,6 +27,7 @@ def settings(rows: list[dict]) -> dict[tuple[str, str], Setting]:
     return {(name, params): Setting(CONTROLLERS[name], json.loads(params)) for name, params in keys}
 
 
+@pytest.mark.parametrize("x64", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["x32", "x64"], indirect=True)
 def test_every_published_figure(dataset: Dataset, x64: bool) -> None:
     published = pyarrow.csv.read_csv(PUBLISHED / "figures.csv").to_pylist()
     chosen = settings(published)

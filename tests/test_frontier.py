@@ -332,6 +332,7 @@ def test_one_question_is_no_evidence() -> None:
 # --- the public files ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_public_files(replay_directory: Path) -> None:
     data = autotts_jax.open_datasets(replay_directory / "Qwen3-8B" / "aime25.json")
     results = sweep(data, ["self_consistency:samples=64", CMC], betas=BETAS, shuffles=100)

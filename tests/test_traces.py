@@ -248,11 +248,11 @@ def test_a_summary_keeps_to_its_budget(data: Dataset, characters: int) -> None:
 @pytest.mark.slow
 def test_recorded_is_fast_on_the_public_files(replay_directory: Path) -> None:
     """Every built-in controller on all eight files for ten shuffles."""
-    for file in autotts_jax.open_datasets(replay_directory):
-        orders = autotts_jax.published_orders(file.store, 10)
-        for name in CONTROLLERS:
-            row = row_of(name)
-            watched = traces.watch(row.controller, file.store, row.params, orders)
-            fast = autotts_jax.evaluate(row.controller, file.store, stacked(row), orders)
-            chex.assert_trees_all_equal(watched.outcome, jax.tree.map(lambda leaf: np.asarray(leaf[0]), fast))
-            assert sum(count for count, _ in traces.failures(watched).values()) == (~watched.outcome.correct).sum()
+    every = autotts_jax.concatenate(autotts_jax.open_datasets(replay_directory))
+    orders = autotts_jax.published_orders(every.store, 10)
+    for name in CONTROLLERS:
+        row = row_of(name)
+        watched = traces.watch(row.controller, every.store, row.params, orders)
+        fast = autotts_jax.evaluate(row.controller, every.store, stacked(row), orders)
+        chex.assert_trees_all_equal(watched.outcome, jax.tree.map(lambda leaf: np.asarray(leaf[0]), fast))
+        assert sum(count for count, _ in traces.failures(watched).values()) == (~watched.outcome.correct).sum()

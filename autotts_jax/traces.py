@@ -12,7 +12,7 @@ import dataclasses
 import enum
 import functools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -77,11 +77,17 @@ def record_episodes(
     The arguments are `evaluate`'s, and so are the outcomes.
     """
     arrays = jax.tree.map(jnp.asarray, (store, params, orders, rules or Rules(), np.asarray(where, np.int32)))
+    recording: Recording = _until_all_ended(lambda rounds: _record(controller, rounds, *arrays))
+    return recording
+
+
+def _until_all_ended(rerun: Callable[[int], Any]) -> Any:
+    """What `rerun` gives for so many rounds that all its episodes end, on the host."""
     rounds = _ROUNDS
     while True:
-        recording: Recording = jax.device_get(_record(controller, rounds, *arrays))
-        if np.all(recording.outcome.stop_reason != StopReason.RUNNING):
-            return recording
+        found = jax.device_get(rerun(rounds))
+        if np.all(found.outcome.stop_reason != StopReason.RUNNING):
+            return found
         rounds *= 2
 
 
@@ -380,12 +386,8 @@ def watch(
 ) -> Watched:
     """Reruns one parameter vector (scalar leaves) on every question under every order, and watches."""
     arrays = jax.tree.map(jnp.asarray, (store, params, orders, rules or Rules()))
-    rounds = _ROUNDS
-    while True:
-        watched: Watched = jax.device_get(_watch(controller, rounds, *arrays))
-        if np.all(watched.outcome.stop_reason != StopReason.RUNNING):
-            return watched
-        rounds *= 2
+    watched: Watched = _until_all_ended(lambda rounds: _watch(controller, rounds, *arrays))
+    return watched
 
 
 @functools.partial(jax.jit, static_argnames=("controller", "rounds"), compiler_options=COMPILER_OPTIONS)

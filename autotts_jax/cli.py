@@ -11,7 +11,7 @@ import platform
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, Any, ClassVar, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ import numpy as np
 import platformdirs
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pydantic
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -39,8 +40,32 @@ from autotts_jax.testing import check_controller
 from autotts_jax.trajectories import InputError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-#: What a sweep was asked for, beside its results.
-_ARGUMENTS = "arguments.json"
+_Data = Annotated[
+    list[Path] | None,
+    typer.Argument(help="Files (.json, .parquet), stores or directories; the built-in traces if left out."),
+]
+_Controllers = Annotated[
+    list[str] | None,
+    typer.Option(help="NAME[:key=value,…] or FILE.py:ATTRIBUTE[:…]; repeatable; all built-in ones if left out."),
+]
+_Betas = Annotated[str, typer.Option(help="START:STOP:COUNT, or values: 0,0.5,1.")]
+
+
+class _Arguments(pydantic.BaseModel, extra="forbid"):
+    """What a sweep was asked for, in a file beside its results."""
+
+    FILE: ClassVar = "arguments.json"
+
+    data: list[Path]
+    controller: list[str] | None
+    betas: list[float]
+    shuffles: int
+    orders: Orders
+    seed: int
+    cost: CostModel
+    probe_cost: int
+    budget: int | None
+
 
 _out = Console()
 _err = Console(stderr=True)
@@ -53,15 +78,9 @@ def _autotts() -> None:
 
 @app.command()
 def sweep(
-    data: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Files (.json, .parquet), stores or directories; the built-in traces if left out."),
-    ] = None,
-    controller: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME[:key=value,…] or FILE.py:ATTRIBUTE[:…]; repeatable; all built-in ones if left out."),
-    ] = None,
-    beta: Annotated[str, typer.Option(help="START:STOP:COUNT, or values: 0,0.5,1.")] = "0:1:11",
+    data: _Data = None,
+    controller: _Controllers = None,
+    beta: _Betas = "0:1:11",
     shuffles: Annotated[int, typer.Option(help="Branch orders per question.")] = 100,
     orders: Annotated[str, typer.Option(help="published, random, or bootstrap (with replacement).")] = "published",
     seed: Annotated[int, typer.Option(help="Of random and bootstrap orders.")] = 0,
@@ -83,6 +102,7 @@ def sweep(
     """Replay controllers over a grid of β and print their accuracy and cost."""
     _join_processes(coordinator, processes, process)
     betas = _betas(beta)
+    drawn: Orders = _one_of(orders, "orders", get_args(Orders))
     settings = [Setting.parse(text) for text in controller] if controller else None
     if checkpoint is not None:
         writable(checkpoint)
@@ -97,7 +117,7 @@ def sweep(
             settings,
             betas=betas,
             shuffles=shuffles,
-            orders=_one_of(orders, "orders", get_args(Orders)),
+            orders=drawn,
             seed=seed,
             rules=Rules(cost=cost, probe_cost=probe_cost, budget=budget),
             chunk=chunk,
@@ -110,34 +130,28 @@ def sweep(
     for note in results.notes:
         _err.print(f"note: {note}", highlight=False, soft_wrap=True)
     if out is not None:
-        arguments = {
-            "data": [str(path.absolute()) for path in data or ()],
-            "controller": controller,
-            "betas": betas,
-            "shuffles": shuffles,
-            "orders": orders,
-            "seed": seed,
-            "cost": cost.value,
-            "probe_cost": probe_cost,
-            "budget": budget,
-        }
+        arguments = _Arguments(
+            data=[path.absolute() for path in data or ()],
+            controller=controller,
+            betas=betas,
+            shuffles=shuffles,
+            orders=drawn,
+            seed=seed,
+            cost=cost,
+            probe_cost=probe_cost,
+            budget=budget,
+        )
         written = results.write(out, per_question=per_question)
-        written.append(write_whole(out / _ARGUMENTS, json.dumps(arguments, indent=1)))
+        written.append(write_whole(out / arguments.FILE, arguments.model_dump_json(indent=1)))
         for path in written:
             _out.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
 @app.command()
 def bench(
-    data: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Files (.json, .parquet), stores or directories; the built-in traces if left out."),
-    ] = None,
-    controller: Annotated[
-        list[str] | None,
-        typer.Option(help="As for sweep; repeatable; all built-in ones if left out."),
-    ] = None,
-    beta: Annotated[str, typer.Option(help="START:STOP:COUNT, or values: 0,0.5,1.")] = "0:1:11",
+    data: _Data = None,
+    controller: _Controllers = None,
+    beta: _Betas = "0:1:11",
     shuffles: Annotated[int, typer.Option(min=1, help="Branch orders per question.")] = 100,
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs; medians are given.")] = 5,
     devices: Annotated[int | None, typer.Option(min=1, help="How many devices; all if left out.")] = None,
@@ -244,27 +258,29 @@ def report(
     from autotts_jax import report as reporting  # matplotlib takes a second to import
 
     writable(out.parent)
-    file = results / _ARGUMENTS
+    file = results / _Arguments.FILE
     try:
-        arguments = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: not read ({error}). Name the directory that `autotts sweep --out` wrote.") from None
-    rules = Rules(cost=CostModel(arguments["cost"]), probe_cost=arguments["probe_cost"], budget=arguments["budget"])
-    datasets = _open([Path(path) for path in arguments["data"]])
+        asked = _Arguments.model_validate_json(file.read_bytes())
+    except (OSError, pydantic.ValidationError) as error:
+        wrong = error.errors()[0] if isinstance(error, pydantic.ValidationError) else None
+        why = error if wrong is None else f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
+        raise InputError(f"{file}: not read ({why}). Name the directory that `autotts sweep --out` wrote.") from None
+    rules = Rules(cost=asked.cost, probe_cost=asked.probe_cost, budget=asked.budget)
+    datasets = _open(asked.data)
     with _bar("episodes") as bar:
         task = bar.add_task("reading", total=None)
         found = run_sweep(
             datasets,
-            [Setting.parse(text) for text in arguments["controller"] or CONTROLLERS],
-            betas=arguments["betas"],
-            shuffles=arguments["shuffles"],
-            orders=arguments["orders"],
-            seed=arguments["seed"],
+            [Setting.parse(text) for text in asked.controller or CONTROLLERS],
+            betas=asked.betas,
+            shuffles=asked.shuffles,
+            orders=asked.orders,
+            seed=asked.seed,
             rules=rules,
             progress=lambda name, done, total: bar.update(task, description=name, completed=done, total=total),
         )
         dataset = replay.concatenate(datasets)
-        dealt = draw_orders(datasets, arguments["shuffles"], arguments["orders"], arguments["seed"])
+        dealt = draw_orders(datasets, asked.shuffles, asked.orders, asked.seed)
         page = reporting.page(
             found, dataset, dealt, rules, progress=lambda name: bar.update(task, description=f"watching {name}")
         )

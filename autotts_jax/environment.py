@@ -51,6 +51,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Int32, UInt32
 
 from autotts_jax.replay import SLOTS, ReplayStore
+from autotts_jax.trajectories import MAX_INTERVALS
 
 __all__ = [
     "FINISH_KEYS",
@@ -83,9 +84,9 @@ NO_ANSWER = -1
 #: As a number of intervals to continue: until the branch finishes.
 READ_TO_END = np.iinfo(np.int32).max
 
-#: `Observation.finished_at` of finished slots is below this: 6 bits for the branches that finished earlier, one for
-#: the phase, 12 for the depth and, last, 6 for the slot.
-FINISH_KEYS = 2**25
+#: `Observation.finished_at` of finished slots is below this, 2²⁵: the number of branches that finished earlier, the
+#: phase, the depth and, last, the slot, as digits.
+FINISH_KEYS = SLOTS * 2 * (MAX_INTERVALS + 1) * SLOTS
 
 #: `Observation.budget_left` where there is no budget.
 UNLIMITED = np.iinfo(np.int32).max
@@ -549,7 +550,7 @@ def _admit(
 
 def _finish_key(earlier: Any, phase: int, depth: Any, slots: Int32[Array, " B"]) -> Int32[Array, " B"]:
     """Orders finished branches: by round, then BRANCH before CONTINUE, then deepest, then earlier opened."""
-    return ((2 * earlier + phase) * 4096 + (4095 - depth)) * SLOTS + slots
+    return ((2 * earlier + phase) * (MAX_INTERVALS + 1) + (MAX_INTERVALS - depth)) * SLOTS + slots
 
 
 def _pack(bits: Bool[Array, "... B"]) -> UInt32[Array, "... W"]:

@@ -140,13 +140,13 @@ def pool_tally(obs: Observation, *, by_slot: bool = False) -> Tally:
 
 
 def _packed_tally(answers: Int32[Array, " B"], counts: Int32[Array, " B"], order: Int32[Array, " B"]) -> Tally:
-    """The tally from the slots' counts; `order` is below 2²⁵ and has the slot as its last 6 bits, or is UNLIMITED.
+    """The tally from the slots' counts; `order` is below FINISH_KEYS, its last digit the slot, or it is UNLIMITED.
 
     Count and order fit into one word, so a single reduction finds who leads and in which slot.
     """
     earliness = jnp.maximum(FINISH_KEYS - 1 - order, 0).astype(jnp.uint32)
-    best = jnp.max((counts.astype(jnp.uint32) << jnp.uint32(25)) | earliness)
-    first = (best >> jnp.uint32(25)).astype(jnp.int32)
+    best = jnp.max(counts.astype(jnp.uint32) * jnp.uint32(FINISH_KEYS) + earliness)
+    first = (best // jnp.uint32(FINISH_KEYS)).astype(jnp.int32)
     slot = SLOTS - 1 - (best % jnp.uint32(SLOTS)).astype(jnp.int32)
     return _tally(answers, counts, first, answers[slot])
 

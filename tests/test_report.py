@@ -67,3 +67,13 @@ def test_other_directories_are_refused(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "arguments.json" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(("text", "says"), [("[]", "arguments.json"), ("{", "JSON"), ('{"shuffles": "x"}', "data")])
+def test_other_files_are_refused(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "arguments.json").write_text(text, encoding="utf-8")
+    autotts = Path(sys.executable).with_name("autotts")
+    done = subprocess.run([autotts, "report", "."], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

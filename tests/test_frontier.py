@@ -343,3 +343,27 @@ def test_public_files(replay_directory: Path) -> None:
     # Pairing pays: the difference is known far better than either accuracy.
     alone = frontier.intervals(results).to_pylist()[-1]
     assert table[1]["high"] - table[1]["low"] < 0.5 * (alone["accuracy_high"] - alone["accuracy_low"])
+
+
+@pytest.mark.slow
+def test_the_guides_table(replay_directory: Path) -> None:
+    """Tokens to reach SC@64's accuracy, and CMC held out, as the guide's page on evidence prints them."""
+    page = (Path(__file__).parent.parent / "notebooks" / "guide" / "evidence.md").read_text(encoding="utf-8")
+    methods = ["self_consistency", "adaptive_consistency", "early_stopping", "parallel_probe", CMC]
+    results = sweep(autotts_jax.open_datasets(replay_directory), methods, shuffles=100)
+
+    def thousands(value: float) -> str:
+        return "∞" if np.isinf(value) else f"{value / 1000:.0f}"
+
+    cells: dict[str, list[str]] = {}
+    for row in frontier.tokens_to_reach(results, "self_consistency:beta=1", methods).to_pylist():
+        ends = f"[{thousands(row['tokens_low'])}, {thousands(row['tokens_high'])}]"
+        cells.setdefault(row["dataset"], []).append(f"{thousands(row['tokens'])} {ends}")
+    for name, printed in cells.items():
+        model, year = name.removeprefix("Qwen3-").split("/aime")
+        line = next(line for line in page.splitlines() if line.startswith(f"| {model}, 20{year} ("))
+        assert line.split(" | ")[1:] == [*printed[:-1], f"{printed[-1]} |"]
+    held_out = frontier.compare(results, CMC, datasets=[name for name in cells if name.endswith("aime25")])
+    assert len(held_out) == 32
+    assert round(min(held_out["p"].to_pylist()), 2) == 0.16
+    assert min(held_out["p_corrected"].to_pylist()) == 1

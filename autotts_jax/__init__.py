@@ -19,7 +19,8 @@ from autotts_jax.environment import (
     StopReason,
     act,
 )
-from autotts_jax.fetch import FetchError, fetch
+from autotts_jax.errors import ContractError, FetchError, InputError, PresetError
+from autotts_jax.fetch import fetch
 from autotts_jax.replay import (
     Dataset,
     ReplayStore,
@@ -37,8 +38,8 @@ from autotts_jax.rollout import COMPILER_OPTIONS, Outcome, evaluate
 from autotts_jax.settings import Setting
 from autotts_jax.sweep import BETAS, sweep
 from autotts_jax.synthetic import generate as synthetic_trajectories
-from autotts_jax.testing import ContractError, check_controller
-from autotts_jax.trajectories import InputError, Question, Trajectories
+from autotts_jax.testing import check_controller
+from autotts_jax.trajectories import Question, Trajectories
 from autotts_jax.trajectories import read as read_trajectories
 from autotts_jax.trajectories import write as write_trajectories
 from autotts_jax.voting import confidence, entropy, plurality, pool_tally, votes, weighted_plurality
@@ -60,6 +61,7 @@ __all__ = [
     "InputError",
     "Observation",
     "Outcome",
+    "PresetError",
     "Question",
     "ReplayStore",
     "Results",

@@ -25,10 +25,10 @@ from jaxtyping import PyTree
 from autotts_jax import environment
 from autotts_jax.controllers import Controller
 from autotts_jax.environment import Rules
+from autotts_jax.errors import InputError
 from autotts_jax.replay import Dataset, published_orders
 from autotts_jax.rollout import COMPILER_OPTIONS, LANES, Outcome, evaluate_and_count, play_round
 from autotts_jax.settings import Row
-from autotts_jax.trajectories import InputError
 
 __all__ = ["Timing", "load_oracle", "measure"]
 

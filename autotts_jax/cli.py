@@ -30,14 +30,14 @@ from autotts_jax import bench as timing
 from autotts_jax import display, replay, synthetic, traces, trajectories
 from autotts_jax.controllers import CONTROLLERS
 from autotts_jax.environment import CostModel, Rules
-from autotts_jax.fetch import FILES, URL, FetchError
+from autotts_jax.errors import FetchError, InputError
+from autotts_jax.fetch import FILES, URL
 from autotts_jax.fetch import fetch as download
-from autotts_jax.results import writable, write_whole
+from autotts_jax.files import writable, write_whole
 from autotts_jax.settings import Setting, rows_of
 from autotts_jax.sweep import Orders, draw_orders
 from autotts_jax.sweep import sweep as run_sweep
 from autotts_jax.testing import check_controller
-from autotts_jax.trajectories import InputError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 _Data = Annotated[

@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from autotts_jax.trajectories import InputError
+from autotts_jax.errors import FetchError, InputError
 
-__all__ = ["FILES", "URL", "FetchError", "fetch"]
+__all__ = ["FILES", "URL", "fetch"]
 
 #: Where the files lie: the AutoTTS repository at the commit whose files the checksums are of.
 URL = (
@@ -27,10 +27,6 @@ FILES = {
     "Qwen3-8B/aime24": "be725bdacc64712088d5c947b9b869471ad659c8465c3e5b6e9ff5191bfd0128",
     "Qwen3-8B/aime25": "969bba7bb0276f66d421d069e078e20a9b3ff4a59977393a2733a97ca6e4566c",
 }
-
-
-class FetchError(RuntimeError):
-    """A file could not be downloaded; the message says which, why, and what to do."""
 
 
 def fetch(

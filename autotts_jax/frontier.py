@@ -25,8 +25,8 @@ import pyarrow as pa
 from jax import Array
 from jaxtyping import Bool, Float32
 
+from autotts_jax.errors import InputError
 from autotts_jax.results import Results
-from autotts_jax.trajectories import InputError
 
 __all__ = [
     "accuracy_at",

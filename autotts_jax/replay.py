@@ -22,7 +22,8 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float32, Int, Int32, Key
 
-from autotts_jax.trajectories import MAX_TOKENS, InputError, Trajectories, read
+from autotts_jax.errors import InputError
+from autotts_jax.trajectories import MAX_TOKENS, Trajectories, read
 
 __all__ = [
     "SLOTS",

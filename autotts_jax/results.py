@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,10 @@ import pyarrow.csv
 import pyarrow.parquet
 from jaxtyping import Int64
 
+from autotts_jax.files import writable, write_whole
 from autotts_jax.settings import Row
-from autotts_jax.trajectories import InputError
 
-__all__ = ["FIELDS", "Results", "writable", "write_whole"]
+__all__ = ["FIELDS", "Results"]
 
 #: The fields of an outcome that are reported, in the tables' order.
 FIELDS = (
@@ -145,26 +144,3 @@ class Results:
         if questions < 2:
             return pa.nulls(len(sums), pa.float64())
         return pa.array((sums / self.shuffles).std(axis=1, ddof=1) / np.sqrt(questions))
-
-
-def write_whole(file: Path, content: str | Callable[[Path], None]) -> Path:
-    """Writes a file, whole or not at all: the text, or what the function writes to the path it is given."""
-    write = functools.partial(Path.write_text, data=content, encoding="utf-8") if isinstance(content, str) else content
-    with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
-        write(Path(scratch, file.name))
-        return Path(scratch, file.name).replace(file)
-
-
-def writable(directory: str | os.PathLike[str]) -> Path:
-    """The directory, made if needed.
-
-    Raises:
-      InputError: if it cannot be made or written to.
-    """
-    directory = Path(directory)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            return directory
-    except OSError as error:
-        raise InputError(f"{directory}: cannot be written to ({error.strerror}). Choose another directory.") from None

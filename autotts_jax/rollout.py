@@ -18,9 +18,9 @@ from jaxtyping import Bool, Int, Int32, PyTree
 from autotts_jax import environment
 from autotts_jax.controllers.base import Controller
 from autotts_jax.environment import SLOTS, Action, Episode, Rules, State, StopReason
+from autotts_jax.errors import InputError
 from autotts_jax.reductions import halve_reductions
 from autotts_jax.replay import ReplayStore
-from autotts_jax.trajectories import InputError
 
 __all__ = ["COMPILER_OPTIONS", "LANES", "Outcome", "Record", "evaluate", "evaluate_and_count", "play_round", "record"]
 

@@ -18,7 +18,7 @@ from jaxtyping import PyTree
 
 from autotts_jax.controllers import CONTROLLERS, Controller, check_shapes
 from autotts_jax.controllers.base import named_leaves
-from autotts_jax.trajectories import InputError
+from autotts_jax.errors import InputError
 
 __all__ = ["Row", "Setting", "check_pool", "rows_of"]
 

@@ -19,6 +19,8 @@ from jaxtyping import Int, Int64
 
 from autotts_jax.controllers import CONTROLLERS, Controller
 from autotts_jax.environment import CostModel, Rules, example_observation
+from autotts_jax.errors import InputError
+from autotts_jax.files import writable, write_whole
 from autotts_jax.replay import (
     SLOTS,
     Dataset,
@@ -29,10 +31,9 @@ from autotts_jax.replay import (
     published_orders,
     random_orders,
 )
-from autotts_jax.results import FIELDS, Results, writable, write_whole
+from autotts_jax.results import FIELDS, Results
 from autotts_jax.rollout import COMPILER_OPTIONS, Outcome, evaluate
 from autotts_jax.settings import Row, Setting, check_pool, rows_of
-from autotts_jax.trajectories import InputError
 
 __all__ = ["BETAS", "Orders", "draw_orders", "sweep"]
 

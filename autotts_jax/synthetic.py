@@ -42,9 +42,10 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int, Int32
 
 from autotts_jax import trajectories
-from autotts_jax.trajectories import UNPARSABLE, InputError, Question, Trajectories
+from autotts_jax.errors import PresetError
+from autotts_jax.trajectories import UNPARSABLE, Question, Trajectories
 
-__all__ = ["PRESETS", "Preset", "PresetError", "QuestionModel", "fit", "generate", "load_preset"]
+__all__ = ["PRESETS", "Preset", "QuestionModel", "fit", "generate", "load_preset"]
 
 #: Names of the presets.
 PRESETS = tuple(
@@ -61,10 +62,6 @@ _FITTED_QUANTILES = 5
 
 _GRID = np.linspace(0.0, 1.0, 1025)[1:-1]
 _NORMAL = np.array([statistics.NormalDist().inv_cdf(p) for p in _GRID])
-
-
-class PresetError(InputError):
-    """A preset that does not exist, or a number of questions or branches that cannot be drawn."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

@@ -14,21 +14,17 @@ from jaxtyping import PyTree
 from autotts_jax import environment
 from autotts_jax.controllers.base import Controller, check_shapes, named_leaves
 from autotts_jax.environment import NO_ANSWER, SLOTS, Rules, StopReason
+from autotts_jax.errors import ContractError, InputError
 from autotts_jax.replay import ReplayStore, published_orders
 from autotts_jax.rollout import Outcome, Record, evaluate, record
-from autotts_jax.trajectories import InputError
 
-__all__ = ["ContractError", "Report", "check_controller"]
+__all__ = ["Report", "check_controller"]
 
 _BETAS = np.linspace(0, 1, 101, dtype=np.float32)
 _FEW_BETAS = np.linspace(0, 1, 3, dtype=np.float32)
 _ROUNDS = 600
 
 _Run = Callable[[ReplayStore, PyTree], tuple[Outcome, Record]]
-
-
-class ContractError(InputError):
-    """A controller breaks the contract; the message says how, and what to change."""
 
 
 @dataclasses.dataclass(frozen=True)

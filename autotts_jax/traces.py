@@ -26,8 +26,8 @@ from autotts_jax import environment
 from autotts_jax.controllers import Controller
 from autotts_jax.controllers.base import named_leaves
 from autotts_jax.environment import NO_ANSWER, Rules, StopReason
+from autotts_jax.files import write_whole
 from autotts_jax.replay import AnyArray, Dataset, ReplayStore
-from autotts_jax.results import write_whole
 from autotts_jax.rollout import COMPILER_OPTIONS, Outcome, Record, record
 from autotts_jax.settings import Row
 from autotts_jax.voting import plurality

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +22,10 @@ import pyarrow.parquet as pq
 import pydantic
 from jaxtyping import Int32
 
-__all__ = ["InputError", "Question", "Trajectories", "describe", "read", "write"]
+from autotts_jax.errors import InputError
+from autotts_jax.files import write_whole
+
+__all__ = ["Question", "Trajectories", "describe", "read", "write"]
 
 #: The answer strings that stand for "no answer could be parsed" in the public release.
 UNPARSABLE = ("ERR",)
@@ -31,10 +33,6 @@ UNPARSABLE = ("ERR",)
 #: Bounds the packed arrays and int32 sums rely on (see `_finish_key` and `_slot_tokens` in environment.py).
 MAX_INTERVALS = 4095
 MAX_TOKENS = 2**23
-
-
-class InputError(ValueError):
-    """Bad input; the message names the file, field and value, and what to do."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -144,10 +142,7 @@ def write(trajectories: Trajectories, path: str | os.PathLike[str]) -> None:
     if path.suffix.lower() not in writers:
         raise InputError(f"{path}: suffix {path.suffix!r} is not understood. Use .json or .parquet.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        unfinished = Path(scratch, path.name)
-        writers[path.suffix.lower()](trajectories, unfinished)
-        unfinished.replace(path)
+    write_whole(path, lambda unfinished: writers[path.suffix.lower()](trajectories, unfinished))
 
 
 def describe(trajectories: Trajectories) -> dict[str, str]:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from autotts_jax import CONTROLLERS, concatenate, evaluate, pack, published_orders, synthetic, trajectories
-from autotts_jax.synthetic import PRESETS, Preset, PresetError, QuestionModel, fit, generate, load_preset
+from autotts_jax.errors import PresetError
+from autotts_jax.synthetic import PRESETS, Preset, QuestionModel, fit, generate, load_preset
 from autotts_jax.trajectories import Question, Trajectories
 
 

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float32, Int32, PyTree
 
 from autotts_jax.environment import SLOTS, Action, Observation, act, example_observation
-from autotts_jax.trajectories import InputError
+from autotts_jax.errors import InputError
 
 __all__ = ["Controller", "check_shapes", "fresh_slots", "named_leaves", "sample_count"]
 

@@ -1,0 +1,36 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import functools
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from autotts_jax.errors import InputError
+
+__all__ = ["writable", "write_whole"]
+
+
+def write_whole(file: Path, content: str | Callable[[Path], None]) -> Path:
+    """Writes a file, whole or not at all: the text, or what the function writes to the path it is given."""
+    write = functools.partial(Path.write_text, data=content, encoding="utf-8") if isinstance(content, str) else content
+    with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
+        write(Path(scratch, file.name))
+        return Path(scratch, file.name).replace(file)
+
+
+def writable(directory: str | os.PathLike[str]) -> Path:
+    """The directory, made if needed.
+
+    Raises:
+      InputError: if it cannot be made or written to.
+    """
+    directory = Path(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            return directory
+    except OSError as error:
+        raise InputError(f"{directory}: cannot be written to ({error.strerror}). Choose another directory.") from None

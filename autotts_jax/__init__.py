@@ -7,6 +7,7 @@ A controller is three pure functions (`Controller`); `CONTROLLERS` holds the pub
 """
 
 from autotts_jax.controllers import CONTROLLERS, Controller, fresh_slots, sample_count
+from autotts_jax.downloads import fetch
 from autotts_jax.environment import (
     NO_ANSWER,
     READ_TO_END,
@@ -20,23 +21,12 @@ from autotts_jax.environment import (
     act,
 )
 from autotts_jax.errors import ContractError, FetchError, InputError, PresetError
-from autotts_jax.fetch import fetch
-from autotts_jax.replay import (
-    Dataset,
-    ReplayStore,
-    bootstrap_orders,
-    concatenate,
-    load,
-    open_datasets,
-    pack,
-    published_orders,
-    random_orders,
-    save,
-)
+from autotts_jax.orders import bootstrap_orders, published_orders, random_orders
+from autotts_jax.replay import Dataset, ReplayStore, concatenate, load, open_datasets, pack, save
 from autotts_jax.results import Results
 from autotts_jax.rollout import COMPILER_OPTIONS, Outcome, evaluate
 from autotts_jax.settings import Setting
-from autotts_jax.sweep import BETAS, sweep
+from autotts_jax.sweeps import BETAS, sweep
 from autotts_jax.synthetic import generate as synthetic_trajectories
 from autotts_jax.testing import check_controller
 from autotts_jax.trajectories import Question, Trajectories

@@ -26,7 +26,8 @@ from autotts_jax import environment
 from autotts_jax.controllers import Controller
 from autotts_jax.environment import Rules
 from autotts_jax.errors import InputError
-from autotts_jax.replay import Dataset, published_orders
+from autotts_jax.orders import published_orders
+from autotts_jax.replay import Dataset
 from autotts_jax.rollout import COMPILER_OPTIONS, LANES, Outcome, evaluate_and_count, play_round
 from autotts_jax.settings import Row
 

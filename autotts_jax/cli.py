@@ -27,16 +27,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from autotts_jax import bench as timing
-from autotts_jax import display, replay, synthetic, traces, trajectories
+from autotts_jax import display, failures, replay, synthetic, traces, trajectories
 from autotts_jax.controllers import CONTROLLERS
+from autotts_jax.downloads import FILES, URL
+from autotts_jax.downloads import fetch as download
 from autotts_jax.environment import CostModel, Rules
 from autotts_jax.errors import FetchError, InputError
-from autotts_jax.fetch import FILES, URL
-from autotts_jax.fetch import fetch as download
 from autotts_jax.files import writable, write_whole
+from autotts_jax.orders import Orders, draw_orders, published_orders
 from autotts_jax.settings import Setting, rows_of
-from autotts_jax.sweep import Orders, draw_orders
-from autotts_jax.sweep import sweep as run_sweep
+from autotts_jax.sweeps import sweep as run_sweep
 from autotts_jax.testing import check_controller
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -220,14 +220,14 @@ def trace(
     _check_figure(figure)
     dataset = replay.concatenate(_open([file]))
     if question is None:
-        orders = replay.published_orders(dataset.store, shuffles)
+        orders = published_orders(dataset.store, shuffles)
         with _err.status("replaying"):
-            watched = traces.watch(row.controller, dataset.store, row.params, orders)
-        _out.print(traces.summarize(dataset, row, watched, characters=characters), highlight=False, soft_wrap=True)
+            watched = failures.watch(dataset, row, orders)
+        _out.print(failures.summarize(dataset, row, watched, characters=characters), highlight=False, soft_wrap=True)
         return
     if question >= len(dataset):
         raise InputError(f"--question {question}: {file} has {len(dataset)}. Count from 0 to {len(dataset) - 1}.")
-    orders = replay.published_orders(dataset.store, shuffle + 1)
+    orders = published_orders(dataset.store, shuffle + 1)
     with _err.status("replaying"):
         told = traces.trace(dataset, row, orders, question, shuffle)
     display.trace_account(_out, told)

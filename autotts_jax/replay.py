@@ -1,4 +1,4 @@
-"""Packs trajectories into padded device arrays, and orders of branches for their replay.
+"""Packs trajectories into padded device arrays.
 
 `ReplayStore` is what the evaluator reads: arrays only. A `Dataset` is a store with the strings behind its ids,
 which stay on the host. `pack` makes one from `Trajectories`, `concatenate` joins several, `save` and `load` keep
@@ -8,19 +8,15 @@ one on disk with Orbax.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
-import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
-from jaxtyping import Bool, Float32, Int, Int32, Key
+from jaxtyping import Bool, Int, Int32
 
 from autotts_jax.errors import InputError
 from autotts_jax.trajectories import MAX_TOKENS, Trajectories, read
@@ -29,7 +25,6 @@ __all__ = [
     "SLOTS",
     "Dataset",
     "ReplayStore",
-    "bootstrap_orders",
     "bucket",
     "concatenate",
     "joint_shape",
@@ -37,8 +32,6 @@ __all__ = [
     "open_datasets",
     "pack",
     "part",
-    "published_orders",
-    "random_orders",
     "save",
 ]
 
@@ -223,66 +216,6 @@ def part(stores: Sequence[ReplayStore], start: int, stop: int, shape: Shape) -> 
                 array[(slice(low + offset - start, high + offset - start), *inside)] = piece
         offset += len(store.gold)
     return ReplayStore(**arrays)
-
-
-# --- branch orders: which branch a slot holds -------------------------------------------------------------------
-
-
-def published_orders(store: ReplayStore, shuffles: int) -> Int32[np.ndarray, "Q S B"]:
-    """The orders of the published tables: shuffle s of n branches is ``random.Random(s).shuffle`` of 0 … n − 1.
-
-    Slots beyond a question's branches hold −1.
-    """
-    counts = np.asarray(store.branches)
-    orders = np.full((len(counts), shuffles, SLOTS), -1, np.int32)
-    for n in np.unique(counts[counts > 0]):
-        rows = []
-        for s in range(shuffles):
-            row = list(range(n))
-            random.Random(s).shuffle(row)
-            rows.append(row[:SLOTS])
-        orders[counts == n, :, : min(n, SLOTS)] = rows
-    return orders
-
-
-@functools.partial(jax.jit, static_argnames="shuffles")
-def random_orders(
-    key: Key[Array, ""], store: ReplayStore, shuffles: int, first: ArrayLike = 0
-) -> Int32[Array, "Q S B"]:
-    """Uniform permutations of each question's branches, cut to the slots; −1 beyond the branches.
-
-    Args:
-      key: Of the whole set of questions; each question draws from its own fold of it.
-      store: The questions.
-      shuffles: Orders per question.
-      first: Number of the store's first question in the set, if it is a part of it.
-    """
-    Q, N = store.intervals.shape
-    there = jnp.asarray(store.intervals)[:, None, :] > 0
-    draws = jnp.where(there, _uniform(key, first, Q, (shuffles, N)), 2.0)
-    orders = jnp.argsort(draws, axis=-1).astype(jnp.int32)
-    orders = jnp.where(jnp.take_along_axis(draws, orders, axis=-1) < 2.0, orders, -1)[..., :SLOTS]
-    return jnp.pad(orders, [(0, 0), (0, 0), (0, max(SLOTS - N, 0))], constant_values=-1)
-
-
-@functools.partial(jax.jit, static_argnames="shuffles")
-def bootstrap_orders(
-    key: Key[Array, ""], store: ReplayStore, shuffles: int, first: ArrayLike = 0
-) -> Int32[Array, "Q S B"]:
-    """Resamples of each question's branches with replacement: every slot holds one, also beyond the pool's size.
-
-    The arguments are those of `random_orders`.
-    """
-    counts = jnp.sum(jnp.asarray(store.intervals) > 0, axis=-1, dtype=jnp.int32)[:, None, None]
-    draws = _uniform(key, first, counts.shape[0], (shuffles, SLOTS))
-    picks = jnp.minimum((draws * counts.astype(jnp.float32)).astype(jnp.int32), counts - 1)
-    return jnp.where(counts > 0, picks, -1)
-
-
-def _uniform(key: Key[Array, ""], first: ArrayLike, questions: int, shape: tuple[int, ...]) -> Float32[Array, "Q ..."]:
-    numbers = jnp.asarray(first, jnp.int32) + jnp.arange(questions, dtype=jnp.int32)
-    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(numbers)
-    return jax.vmap(lambda key: jax.random.uniform(key, shape, jnp.float32))(keys)
 
 
 # --- on disk ---------------------------------------------------------------------------------------------------------

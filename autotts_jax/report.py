@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jinja2
 import numpy as np
 from jaxtyping import Int
@@ -16,10 +15,11 @@ from matplotlib.figure import Figure
 
 from autotts_jax import frontier, plots, traces
 from autotts_jax.environment import Rules
+from autotts_jax.failures import Failure, count_failures, summarize, watch
 from autotts_jax.replay import Dataset
 from autotts_jax.results import Results
 from autotts_jax.settings import Row
-from autotts_jax.traces import Failure, Trace
+from autotts_jax.traces import Trace
 
 __all__ = ["page"]
 
@@ -48,8 +48,8 @@ def page(
     watched = []
     for row in _one_row_each(results.rows):
         progress(row.controller.name)
-        seen = traces.watch(row.controller, dataset.store, row.params, orders, rules)
-        examples = {mode: place for mode, (_, place) in traces.failures(seen).items() if place}
+        seen = watch(dataset, row, orders, rules)
+        examples = {mode: place for mode, (_, place) in count_failures(seen).items() if place}
         right = np.argwhere(seen.failure == Failure.NONE)
         if len(right):
             examples[Failure.NONE] = (int(right[0][0]), int(right[0][1]))
@@ -57,10 +57,10 @@ def page(
             {
                 "controller": row.controller.name,
                 "at": "" if row.beta is None else f"β = {row.beta:g}",
-                "failures": {_words(mode): count for mode, (count, _) in traces.failures(seen).items()},
+                "failures": {_words(mode): count for mode, (count, _) in count_failures(seen).items()},
                 "wrong": int(np.sum(~seen.outcome.correct)),
                 "episodes": seen.outcome.correct.size,
-                "summary": traces.summarize(dataset, row, seen, characters=6000),
+                "summary": summarize(dataset, row, seen, characters=6000),
                 "traces": _examples(dataset, row, orders, rules, examples),
             }
         )
@@ -95,12 +95,10 @@ def _examples(
     places: dict[Failure, tuple[int, int]],
 ) -> list[dict[str, Any]]:
     """An episode of each kind, to step through."""
-    params = jax.tree.map(lambda leaf: leaf[None], row.params)
-    where = [(0, *place) for place in places.values()]
-    recording = traces.record_episodes(row.controller, dataset.store, params, orders, where, rules)
+    recording = traces.record_episodes(dataset, row, orders, list(places.values()), rules)
     shown = []
-    for index, (mode, place) in enumerate(places.items()):
-        trace = traces.decode(dataset, row, orders, recording, index, *place)
+    for index, mode in enumerate(places):
+        trace = traces.decode(dataset, row, orders, recording, index)
         shown.append(
             {
                 "kind": "right" if mode is Failure.NONE else _words(mode),

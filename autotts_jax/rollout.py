@@ -180,7 +180,7 @@ def evaluate(
       store: The recorded branches, of Q questions.
       params: As `controller.schedule` makes them, with a leading axis P on every leaf:
         ``jax.vmap(controller.schedule)(betas)``.
-      orders: ``[Q, S, B]`` the branch that each slot holds, −1 for none: from `replay.published_orders` or its
+      orders: ``[Q, S, B]`` the branch that each slot holds, −1 for none: from `orders.published_orders` or its
         siblings.
       rules: What actions cost; the published tables' accounting without a budget if left out.
       devices: Share the episodes out to these, each of which replays its part without waiting for the others.

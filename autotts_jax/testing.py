@@ -15,7 +15,8 @@ from autotts_jax import environment
 from autotts_jax.controllers.base import Controller, check_shapes, named_leaves
 from autotts_jax.environment import NO_ANSWER, SLOTS, Rules, StopReason
 from autotts_jax.errors import ContractError, InputError
-from autotts_jax.replay import ReplayStore, published_orders
+from autotts_jax.orders import published_orders
+from autotts_jax.replay import ReplayStore
 from autotts_jax.rollout import Outcome, Record, evaluate, record
 
 __all__ = ["Report", "check_controller"]

@@ -27,7 +27,8 @@ from jax.typing import ArrayLike
 from autotts_jax import environment, rollout, voting
 from autotts_jax.controllers import CONTROLLERS, Controller
 from autotts_jax.environment import NO_ANSWER, READ_TO_END, SLOTS, Action, CostModel, Observation, Rules
-from autotts_jax.replay import Dataset, ReplayStore, concatenate, pack, published_orders
+from autotts_jax.orders import published_orders
+from autotts_jax.replay import Dataset, ReplayStore, concatenate, pack
 from autotts_jax.rollout import Outcome
 from autotts_jax.trajectories import Question, Trajectories, read
 

@@ -21,13 +21,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import autotts_jax
-from autotts_jax import CONTROLLERS, Dataset, InputError, bench, rollout
-from autotts_jax import sweep as run_sweep
+from autotts_jax import CONTROLLERS, Dataset, InputError, bench, rollout, sweep, sweeps
 from autotts_jax.reductions import halve_reductions
 from autotts_jax.replay import ReplayStore, bucket, joint_shape, part
 from autotts_jax.settings import Setting, rows_of
-
-sweep_module = sys.modules["autotts_jax.sweep"]
 
 METHODS = ["confidence_momentum", "early_stopping"]
 
@@ -50,7 +47,7 @@ def datasets() -> list[Dataset]:
     "orders", ["random", *(pytest.param(o, marks=pytest.mark.slow) for o in ("published", "bootstrap"))]
 )
 def test_chunks_change_nothing(datasets: list[Dataset], orders: Any) -> None:
-    go = partial(run_sweep, datasets, METHODS, betas=[0, 1], shuffles=3, orders=orders, seed=4)
+    go = partial(sweep, datasets, METHODS, betas=[0, 1], shuffles=3, orders=orders, seed=4)
     whole = go()
     for chunk in (1, 3, 100):
         again = go(chunk=chunk)
@@ -60,7 +57,7 @@ def test_chunks_change_nothing(datasets: list[Dataset], orders: Any) -> None:
 
 @pytest.mark.slow
 def test_a_dataset_draws_the_same_orders_in_any_company(datasets: list[Dataset]) -> None:
-    go = partial(run_sweep, settings=METHODS, betas=[0.5], shuffles=3, orders="random")
+    go = partial(sweep, settings=METHODS, betas=[0.5], shuffles=3, orders="random")
     together = go(datasets).per_question
     apart = pa.concat_tables([go(dataset).per_question for dataset in datasets])
     assert together.select(range(4, len(together.column_names))).equals(
@@ -70,9 +67,9 @@ def test_a_dataset_draws_the_same_orders_in_any_company(datasets: list[Dataset])
 
 def test_chunks_are_as_large_as_fits(datasets: list[Dataset], monkeypatch: pytest.MonkeyPatch) -> None:
     def chunk(limit: int) -> int:
-        monkeypatch.setattr(sweep_module, "_CHUNK_BYTES", {"cpu": limit})
+        monkeypatch.setattr(sweeps, "_CHUNK_BYTES", {"cpu": limit})
         rows = rows_of(Setting.parse(METHODS[0]), [0, 1])
-        return sweep_module._Plan(datasets, rows, 2, "published", 0, autotts_jax.Rules()).chunk_size
+        return sweeps._Plan(datasets, rows, 2, "published", 0, autotts_jax.Rules()).chunk_size
 
     assert chunk(2**28) == 8
     assert chunk(1) == 1
@@ -82,10 +79,10 @@ def test_chunks_are_as_large_as_fits(datasets: list[Dataset], monkeypatch: pytes
 def test_programs_serve_other_grids_orders_and_stores(monkeypatch: pytest.MonkeyPatch) -> None:
     """One trace for another β grid, other orders and a store of a similar size."""
     once = chex.assert_max_traces(rollout.evaluate, n=1)
-    monkeypatch.setattr(sweep_module, "_evaluate", jax.jit(once, static_argnames=("controller", "devices")))
+    monkeypatch.setattr(sweeps, "_evaluate", jax.jit(once, static_argnames=("controller", "devices")))
     chex.clear_trace_counter()
     for seed, questions, betas, orders in ((0, 30, [0, 1], "published"), (1, 29, [0.1, 0.2], "random")):
-        run_sweep(made(questions, 31 + seed, seed), METHODS[:1], betas=betas, shuffles=2, orders=orders)
+        sweep(made(questions, 31 + seed, seed), METHODS[:1], betas=betas, shuffles=2, orders=orders)
 
 
 @given(st.integers(1, 10**9))
@@ -132,7 +129,7 @@ def test_a_store_too_large_for_one_call_is_refused() -> None:
 
 
 def test_a_stopped_sweep_goes_on(datasets: list[Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    go = partial(run_sweep, datasets, METHODS, betas=[0, 1], shuffles=3, chunk=3)
+    go = partial(sweep, datasets, METHODS, betas=[0, 1], shuffles=3, chunk=3)
     expected = go().table
     calls = 0
 
@@ -148,8 +145,8 @@ def test_a_stopped_sweep_goes_on(datasets: list[Dataset], tmp_path: Path, monkey
         calls += 1
         return evaluate(*args, **kwargs)
 
-    evaluate = sweep_module._evaluate
-    monkeypatch.setattr(sweep_module, "_evaluate", counted)
+    evaluate = sweeps._evaluate
+    monkeypatch.setattr(sweeps, "_evaluate", counted)
     assert go(checkpoint=tmp_path / "kept").table.equals(expected)
     assert calls in range(1, 4)  # of 3 chunks × 2 controllers
     assert go(checkpoint=tmp_path / "kept").table.equals(expected)
@@ -183,27 +180,27 @@ def test_a_killed_command_goes_on(tmp_path: Path) -> None:
 )
 def test_another_sweeps_checkpoint_is_refused(datasets: list[Dataset], tmp_path: Path, other: dict[str, Any]) -> None:
     usual = {"settings": METHODS[:1], "betas": [0, 1], "shuffles": 3, "chunk": 8, "checkpoint": tmp_path / "kept"}
-    run_sweep(datasets[:1], **usual)
+    sweep(datasets[:1], **usual)
     with pytest.raises(InputError, match="parts of another sweep"):
-        run_sweep(datasets[:1], **usual | other)
+        sweep(datasets[:1], **usual | other)
 
 
 def test_another_machine_goes_on_in_the_same_chunks(
     datasets: list[Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usual = {"settings": METHODS[:1], "betas": [0, 1], "shuffles": 3, "checkpoint": tmp_path / "kept"}
-    expected = run_sweep(datasets, **usual, chunk=3).table
+    expected = sweep(datasets, **usual, chunk=3).table
     pieces = sorted(path.name for path in (tmp_path / "kept").iterdir())
-    monkeypatch.setattr(sweep_module, "_CHUNK_BYTES", {"cpu": 1})
-    assert run_sweep(datasets, **usual).table.equals(expected)
+    monkeypatch.setattr(sweeps, "_CHUNK_BYTES", {"cpu": 1})
+    assert sweep(datasets, **usual).table.equals(expected)
     assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == pieces
-    assert run_sweep(datasets, **usual, chunk=4).table.equals(expected)
+    assert sweep(datasets, **usual, chunk=4).table.equals(expected)
 
 
 def test_a_directory_of_other_things_is_refused(datasets: list[Dataset], tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(InputError, match="not empty"):
-        run_sweep(datasets, METHODS, checkpoint=tmp_path)
+        sweep(datasets, METHODS, checkpoint=tmp_path)
 
 
 # --- many processes --------------------------------------------------------------------------------------------------
@@ -257,7 +254,7 @@ def _side_by_side(commands: list[list[Any]], cwd: Path) -> list[str]:
 def test_two_processes_of_two_devices(tmp_path: Path) -> None:
     where = f"127.0.0.1:{_free_port()}"
     _side_by_side([[sys.executable, "-c", TWO_PROCESSES, where, str(i), "kept"] for i in (0, 1)], tmp_path)
-    alone = run_sweep(made(7, 20), METHODS, betas=[0, 1], shuffles=3).write(tmp_path / "alone")[0].read_bytes()
+    alone = sweep(made(7, 20), METHODS, betas=[0, 1], shuffles=3).write(tmp_path / "alone")[0].read_bytes()
     for i in (0, 1):
         assert (tmp_path / f"kept-{i}" / "results.csv").read_bytes() == alone
 

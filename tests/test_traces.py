@@ -11,9 +11,10 @@ import pytest
 import reference
 
 import autotts_jax
-from autotts_jax import CONTROLLERS, CostModel, Dataset, Rules, traces
+from autotts_jax import CONTROLLERS, CostModel, Dataset, Rules, failures, traces
+from autotts_jax.failures import Failure
 from autotts_jax.settings import Row, Setting, rows_of
-from autotts_jax.traces import Failure, Trace
+from autotts_jax.traces import Trace
 
 SHUFFLES = 3
 
@@ -32,9 +33,8 @@ def stacked(row: Row) -> Any:
 
 
 def traced(data: Dataset, row: Row, orders: np.ndarray, places: list[tuple[int, int]], rules: Rules) -> list[Trace]:
-    where = [(0, q, s) for q, s in places]
-    recording = traces.record_episodes(row.controller, data.store, stacked(row), orders, where, rules)
-    return [traces.decode(data, row, orders, recording, i, q, s) for i, (q, s) in enumerate(places)]
+    recording = traces.record_episodes(data, row, orders, places, rules)
+    return [traces.decode(data, row, orders, recording, i) for i in range(len(places))]
 
 
 def replayed(data: Dataset, orders: np.ndarray, trace: Trace, rules: Rules) -> reference.Episode:
@@ -98,9 +98,7 @@ def test_a_trace_is_what_happened(data: Dataset, name: str, rules: Rules) -> Non
     orders = autotts_jax.published_orders(data.store, SHUFFLES)
     places = [(q, s) for q in range(len(data)) for s in range(SHUFFLES)]
     fast = autotts_jax.evaluate(row.controller, data.store, stacked(row), orders, rules)
-    recording = traces.record_episodes(
-        row.controller, data.store, stacked(row), orders, [(0, *place) for place in places], rules
-    )
+    recording = traces.record_episodes(data, row, orders, places, rules)
     chex.assert_trees_all_equal(recording.outcome, jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1), fast))
     for trace in traced(data, row, orders, places[::5], rules):
         episode = replayed(data, orders, trace, rules)
@@ -201,10 +199,10 @@ def reading(trace: Trace, data: Dataset) -> Failure:
 def test_failures_hold_when_read_by_hand(data: Dataset, name: str) -> None:
     row = row_of(name)
     orders = autotts_jax.published_orders(data.store, 8)
-    watched = traces.watch(row.controller, data.store, row.params, orders)
+    watched = failures.watch(data, row, orders)
     fast = autotts_jax.evaluate(row.controller, data.store, stacked(row), orders)
     chex.assert_trees_all_equal(watched.outcome, jax.tree.map(lambda leaf: np.asarray(leaf[0]), fast))
-    counts = {mode: count for mode, (count, _) in traces.failures(watched).items()}
+    counts = {mode: count for mode, (count, _) in failures.count_failures(watched).items()}
     assert sum(counts.values()) == (~watched.outcome.correct).sum() > 0
     places = [(q, s) for q in range(len(data)) for s in range(8)]
     for trace, place in zip(traced(data, row, orders, places, Rules()), places, strict=True):
@@ -214,7 +212,7 @@ def test_failures_hold_when_read_by_hand(data: Dataset, name: str) -> None:
 def test_what_is_watched(data: Dataset) -> None:
     row = row_of("confidence_momentum")
     orders = autotts_jax.published_orders(data.store, SHUFFLES)
-    watched = traces.watch(row.controller, data.store, row.params, orders)
+    watched = failures.watch(data, row, orders)
     places = [(q, s) for q in range(len(data)) for s in range(SHUFFLES)]
     for trace, place in zip(traced(data, row, orders, places, Rules()), places, strict=True):
         rounds = trace.rounds
@@ -233,8 +231,8 @@ def test_what_is_watched(data: Dataset) -> None:
 def test_a_summary_keeps_to_its_budget(data: Dataset, characters: int) -> None:
     row = row_of("confidence_momentum")
     orders = autotts_jax.published_orders(data.store, SHUFFLES)
-    watched = traces.watch(row.controller, data.store, row.params, orders)
-    text = traces.summarize(data, row, watched, characters=characters)
+    watched = failures.watch(data, row, orders)
+    text = failures.summarize(data, row, watched, characters=characters)
     assert len(text) <= characters
     if characters >= 400:
         assert text.startswith("confidence_momentum {")
@@ -252,7 +250,7 @@ def test_recorded_is_fast_on_the_public_files(replay_directory: Path) -> None:
     orders = autotts_jax.published_orders(every.store, 10)
     for name in CONTROLLERS:
         row = row_of(name)
-        watched = traces.watch(row.controller, every.store, row.params, orders)
+        watched = failures.watch(every, row, orders)
         fast = autotts_jax.evaluate(row.controller, every.store, stacked(row), orders)
         chex.assert_trees_all_equal(watched.outcome, jax.tree.map(lambda leaf: np.asarray(leaf[0]), fast))
-        assert sum(count for count, _ in traces.failures(watched).values()) == (~watched.outcome.correct).sum()
+        assert sum(count for count, _ in failures.count_failures(watched).values()) == (~watched.outcome.correct).sum()

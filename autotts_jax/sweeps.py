@@ -5,43 +5,31 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int, Int64
+from jaxtyping import Int64
 
+from autotts_jax.checkpoints import Checkpoint
 from autotts_jax.controllers import CONTROLLERS, Controller
 from autotts_jax.environment import CostModel, Rules, example_observation
 from autotts_jax.errors import InputError
-from autotts_jax.files import writable, write_whole
-from autotts_jax.replay import (
-    SLOTS,
-    Dataset,
-    bootstrap_orders,
-    bucket,
-    joint_shape,
-    part,
-    published_orders,
-    random_orders,
-)
+from autotts_jax.orders import Orders, draw_orders
+from autotts_jax.replay import SLOTS, Dataset, bucket, joint_shape, part
 from autotts_jax.results import FIELDS, Results
 from autotts_jax.rollout import COMPILER_OPTIONS, Outcome, evaluate
 from autotts_jax.settings import Row, Setting, check_pool, rows_of
 
-__all__ = ["BETAS", "Orders", "draw_orders", "sweep"]
+__all__ = ["BETAS", "sweep"]
 
 #: The published β grid.
 BETAS = tuple(i / 10 for i in range(11))
-
-#: How shuffles are drawn: see `replay.published_orders`, `replay.random_orders`, `replay.bootstrap_orders`.
-Orders = Literal["published", "random", "bootstrap"]
 
 # Sums of costs stay in int32.
 _MAX_BUDGET, _MAX_PROBE_COST = 2**30, 4096
@@ -129,29 +117,6 @@ def sweep(
     )
 
 
-def draw_orders(
-    datasets: Sequence[Dataset], shuffles: int, orders: Orders, seed: int, start: int = 0, stop: int | None = None
-) -> Int[np.ndarray, "q S B"]:
-    """The branch orders that `sweep` replays, of questions start … stop − 1 of all; −1 beyond the last question."""
-    stop = sum(map(len, datasets)) if stop is None else stop
-    dealt = np.full((stop - start, shuffles, SLOTS), -1, np.int32)
-    offset = 0
-    for dataset in datasets:
-        low, high = max(start - offset, 0), min(stop - offset, len(dataset))
-        if low < high:
-            store = jax.tree.map(lambda array, low=low, high=high: array[low:high], dataset.store)
-            match orders:
-                case "published":
-                    drawn: Any = published_orders(store, shuffles)
-                case "random":
-                    drawn = random_orders(jax.random.key(seed), store, shuffles, low)
-                case "bootstrap":
-                    drawn = bootstrap_orders(jax.random.key(seed), store, shuffles, low)
-            dealt[low + offset - start : high + offset - start] = drawn
-        offset += len(dataset)
-    return dealt
-
-
 # --- the work --------------------------------------------------------------------------------------------------------
 
 
@@ -217,6 +182,11 @@ class _Piece(NamedTuple):
     start: int
     stop: int
 
+    @property
+    def name(self) -> str:
+        """What it is kept under."""
+        return f"{self.start}-{self.stop}-rows-{self.rows[0]}"
+
 
 def _run(
     plan: _Plan,
@@ -225,7 +195,7 @@ def _run(
     progress: Callable[[str, int, int], None] | None,
 ) -> dict[str, Int64[np.ndarray, "R Q"]]:
     """The sums over shuffles, by field."""
-    kept = None if checkpoint is None else _Kept(Path(checkpoint), plan.fingerprint(), chunk or plan.chunk_size)
+    kept = None if checkpoint is None else Checkpoint(Path(checkpoint), plan.fingerprint(), chunk or plan.chunk_size)
     # A sweep that goes on does so in the same chunks, also on a machine where others would fit better.
     size = chunk or (plan.chunk_size if kept is None else kept.size)
     sums = {field: np.zeros((len(plan.rows), plan.questions), np.int64) for field in FIELDS}
@@ -244,7 +214,7 @@ def _run(
             if isinstance(result, Outcome):
                 result = _summed(jax.device_get(result), last.stop - last.start)
                 if kept:
-                    kept.save(last, result)
+                    kept.save(last.name, result)
             for field, values in result.items():
                 sums[field][last.rows, last.start : last.stop] = values
             done += len(last.rows) * (last.stop - last.start) * plan.shuffles
@@ -256,7 +226,7 @@ def _run(
     return sums
 
 
-def _launch(plan: _Plan, size: int, kept: _Kept | None) -> Iterator[tuple[_Piece, Any]]:
+def _launch(plan: _Plan, size: int, kept: Checkpoint | None) -> Iterator[tuple[_Piece, Any]]:
     """The pieces of this process, each with its outcome on the way, or with its sums if they were kept."""
     stores = [dataset.store for dataset in plan.datasets]
     shape = joint_shape(stores, bucketed=True)
@@ -267,7 +237,7 @@ def _launch(plan: _Plan, size: int, kept: _Kept | None) -> Iterator[tuple[_Piece
         arrays = None
         for controller, rows in plan.groups.items():
             piece = _Piece(controller, rows, start, min(start + size, plan.questions))
-            sums = kept.load(piece) if kept else None
+            sums = kept.load(piece.name) if kept else None
             if sums is not None:
                 yield piece, sums
                 continue
@@ -291,51 +261,6 @@ def _from_all_processes(sums: dict[str, Int64[np.ndarray, "R Q"]]) -> dict[str, 
     # As bytes, since JAX would make int32 of them.
     gathered = multihost_utils.process_allgather({field: values.view(np.uint8) for field, values in sums.items()})
     return {field: np.ascontiguousarray(values).view(np.int64).sum(axis=0) for field, values in gathered.items()}
-
-
-class _Kept:
-    """Finished pieces on disk, an Orbax checkpoint each."""
-
-    def __init__(self, directory: Path, fingerprint: str, size: int) -> None:
-        import orbax.checkpoint as ocp  # it takes a second to import
-
-        self._directory = writable(directory).absolute()
-        # Processes share the directory, and none waits for another.
-        me = jax.process_index()
-        alone = ocp.options.MultiprocessingOptions(
-            primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
-        )
-        self._checkpointer = ocp.Checkpointer(
-            ocp.StandardCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone
-        )
-        self._args = ocp.args
-        name = self._directory / "sweep.json"
-        self.size = size  # questions in a chunk
-        if name.exists():
-            found = json.loads(name.read_text(encoding="utf-8"))
-            self.size = found.get("size", size)
-            if found.get("fingerprint") != fingerprint:
-                raise InputError(
-                    f"{directory}: holds parts of another sweep (other data, controllers, or settings). "
-                    "Name another directory, or delete it."
-                )
-        elif any(self._directory.iterdir()):
-            raise InputError(f"{directory}: not empty, and no sweep's checkpoint. Name another directory.")
-        else:
-            write_whole(name, json.dumps({"fingerprint": fingerprint, "size": size}))
-
-    def _path(self, piece: _Piece) -> Path:
-        return self._directory / f"{piece.start}-{piece.stop}-rows-{piece.rows[0]}"
-
-    def load(self, piece: _Piece) -> dict[str, Int64[np.ndarray, "P q"]] | None:
-        path = self._path(piece)
-        if not path.is_dir():
-            return None
-        sums: dict[str, np.ndarray] = self._checkpointer.restore(path, self._args.StandardRestore())
-        return sums
-
-    def save(self, piece: _Piece, sums: dict[str, Int64[np.ndarray, "P q"]]) -> None:
-        self._checkpointer.save(self._path(piece), self._args.StandardSave(sums))
 
 
 # --- arguments -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,73 @@
+"""Finished parts of a sweep on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Int64
+
+from autotts_jax.errors import InputError
+from autotts_jax.files import writable, write_whole
+
+__all__ = ["Checkpoint"]
+
+
+class Checkpoint:
+    """Finished parts on disk by name, each an Orbax checkpoint of its own.
+
+    Attributes:
+      size: Questions in a chunk of the sweep; those it was begun with, if it is gone on with.
+    """
+
+    def __init__(self, directory: Path, fingerprint: str, size: int) -> None:
+        """Opens a directory, or begins one.
+
+        Args:
+          directory: An empty one, or one with parts of the same sweep.
+          fingerprint: Equal for equal sweeps.
+          size: Questions in a chunk.
+
+        Raises:
+          InputError: if the directory cannot be written to or holds anything else.
+        """
+        import orbax.checkpoint as ocp  # it takes a second to import
+
+        self._directory = writable(directory).absolute()
+        # Processes share the directory, and none waits for another.
+        me = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
+        )
+        self._checkpointer = ocp.Checkpointer(
+            ocp.StandardCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone
+        )
+        self._args = ocp.args
+        name = self._directory / "sweep.json"
+        self.size = size
+        if name.exists():
+            found = json.loads(name.read_text(encoding="utf-8"))
+            self.size = found.get("size", size)
+            if found.get("fingerprint") != fingerprint:
+                raise InputError(
+                    f"{directory}: holds parts of another sweep (other data, controllers, or settings). "
+                    "Name another directory, or delete it."
+                )
+        elif any(self._directory.iterdir()):
+            raise InputError(f"{directory}: not empty, and no sweep's checkpoint. Name another directory.")
+        else:
+            write_whole(name, json.dumps({"fingerprint": fingerprint, "size": size}))
+
+    def load(self, part: str) -> dict[str, Int64[np.ndarray, "P q"]] | None:
+        """The sums of a part; None if it is not finished."""
+        path = self._directory / part
+        if not path.is_dir():
+            return None
+        sums: dict[str, np.ndarray] = self._checkpointer.restore(path, self._args.StandardRestore())
+        return sums
+
+    def save(self, part: str, sums: dict[str, Int64[np.ndarray, "P q"]]) -> None:
+        """Keeps the sums of a finished part."""
+        self._checkpointer.save(self._directory / part, self._args.StandardSave(sums))

@@ -19,7 +19,7 @@ from jax import Array
 from jaxtyping import Bool, Int, Int32
 
 from autotts_jax.errors import InputError
-from autotts_jax.trajectories import MAX_TOKENS, Trajectories, read
+from autotts_jax.trajectories import FORMATS, MAX_TOKENS, Trajectories, read, suffixes
 
 __all__ = [
     "SLOTS",
@@ -299,7 +299,7 @@ def open_datasets(path: str | os.PathLike[str]) -> list[Dataset]:
         return [pack(read(path))]
     if (path / "metadata").is_dir():
         return [load(path)]
-    files = sorted(file for suffix in ("json", "parquet") for file in path.rglob(f"*.{suffix}"))
+    files = sorted(file for suffix in FORMATS for file in path.rglob(f"*{suffix}"))
     if not files:
-        raise InputError(f"{path}: no .json or .parquet file in this directory. Check the path.")
+        raise InputError(f"{path}: no {suffixes()} file in this directory. Check the path.")
     return [pack(read(file)) for file in files]

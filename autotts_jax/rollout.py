@@ -7,7 +7,6 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +15,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Bool, Int, Int32, PyTree
 
 from autotts_jax import environment
-from autotts_jax.controllers.base import Controller
+from autotts_jax.controllers.base import Controller, named_leaves
 from autotts_jax.environment import SLOTS, Action, Episode, Rules, State, StopReason
 from autotts_jax.errors import InputError
 from autotts_jax.reductions import halve_reductions
@@ -193,8 +192,8 @@ def evaluate(
       NO_ANSWER and are never right; leave them out of means with ``store.question_mask``.
 
     Raises:
-      AssertionError: if the shapes do not fit, or `params` has no leading axis.
-      InputError: if the store holds more answers than an int32 can number.
+      InputError: if the shapes do not fit, `params` has no leading axis, or the store holds more answers than an
+        int32 can number.
     """
     return evaluate_and_count(controller, store, params, orders, rules, devices=devices, lanes=lanes, rounds=rounds)[0]
 
@@ -216,10 +215,7 @@ def evaluate_and_count(
     """
     rules = Rules() if rules is None else rules
     store, params, orders, rules = jax.tree.map(jnp.asarray, (store, params, orders, rules))
-    chex.assert_shape(orders, (len(store.gold), None, SLOTS), custom_message="orders must be [Q, S, SLOTS]")
-    needs_axis = "every leaf of params needs the leading axis P"
-    chex.assert_rank(jax.tree.leaves(params), {*range(1, 9)}, custom_message=needs_axis)
-    chex.assert_equal_shape_prefix(jax.tree.leaves(params), 1, custom_message=needs_axis)
+    _check_shapes(store, params, orders)
     if store.answers.size >= 2**31:
         raise InputError(
             f"store: {store.answers.size} answers, more than an int32 can number. Replay it in parts of fewer "
@@ -230,6 +226,24 @@ def evaluate_and_count(
         _replay, controller, lanes or LANES.get(platform, LANES[None]), rounds or ROUNDS.get(platform, ROUNDS[None])
     )
     return _joining_vmapped_params(functools.partial(_share_out, replay, devices))(store, params, orders, rules)
+
+
+def _check_shapes(store: ReplayStore, params: PyTree, orders: Int[Array, "Q S B"]) -> None:
+    Q = len(store.gold)
+    if orders.ndim != 3 or (orders.shape[0], orders.shape[2]) != (Q, SLOTS):
+        raise InputError(
+            f"orders: shape {orders.shape}; it must be [Q, S, B], for this store [{Q}, S, {SLOTS}]. Draw them from "
+            "it, as `published_orders` does."
+        )
+    shapes = {name: leaf.shape for name, leaf in named_leaves(params).items()}
+    P = next((shape[0] for shape in shapes.values() if shape), None)
+    for name, shape in shapes.items():
+        if shape[:1] != (P,):
+            raise InputError(
+                f"params, leaf {name}: shape {shape}; it must be [P, …], with the leading axis P "
+                f"{'in every leaf' if P is None else f'= {P} as in the other leaves'}. Make them with "
+                "jax.vmap(controller.schedule)(betas)."
+            )
 
 
 def _joining_vmapped_params(run: Callable[..., PyTree]) -> Callable[..., PyTree]:

@@ -1,6 +1,6 @@
 """Recorded reasoning trajectories on the host: read, validate and write them. NumPy only, no JAX.
 
-Two formats are understood, told apart by their suffix:
+The formats are told apart by their suffix, see `FORMATS`:
 
 * ``.json``: the public AutoTTS release (arXiv 2605.08083), a list of questions with their branches;
 * ``.parquet``: our own, one row a question, columns of integers that index the question's distinct answers,
@@ -10,11 +10,12 @@ Two formats are understood, told apart by their suffix:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +26,7 @@ from jaxtyping import Int32
 from autotts_jax.errors import InputError
 from autotts_jax.files import write_whole
 
-__all__ = ["Question", "Trajectories", "describe", "read", "write"]
+__all__ = ["FORMATS", "Format", "Question", "Trajectories", "describe", "format_of", "read", "suffixes", "write"]
 
 #: The answer strings that stand for "no answer could be parsed" in the public release.
 UNPARSABLE = ("ERR",)
@@ -122,27 +123,35 @@ def read(path: str | os.PathLike[str]) -> Trajectories:
     if not path.exists():
         raise InputError(f"{path}: no such file. Check the path, or `autotts fetch` the public traces.")
     if not path.is_file():
-        raise InputError(f"{path}: not a file. Name one .json or .parquet file.")
-    match path.suffix.lower():
-        case ".json":
-            return _read_json(path)
-        case ".parquet":
-            return _read_parquet(path)
-        case suffix:
-            raise InputError(f"{path}: suffix {suffix!r} is not understood. Use .json or .parquet.")
+        raise InputError(f"{path}: not a file. Name one {suffixes()} file.")
+    return format_of(path).read(path)
 
 
 def write(trajectories: Trajectories, path: str | os.PathLike[str]) -> None:
-    """Writes trajectories, whole or not at all, in the format that the suffix names (.json or .parquet).
+    """Writes trajectories, whole or not at all, in the format that the suffix names.
 
     JSON keeps the public release's fields only: what the recording was made with is lost there.
     """
     path = Path(path)
-    writers = {".json": _write_json, ".parquet": _write_parquet}
-    if path.suffix.lower() not in writers:
-        raise InputError(f"{path}: suffix {path.suffix!r} is not understood. Use .json or .parquet.")
+    write_as = format_of(path).write
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, lambda unfinished: writers[path.suffix.lower()](trajectories, unfinished))
+    write_whole(path, functools.partial(write_as, trajectories))
+
+
+def format_of(path: Path) -> Format:
+    """How a file of this name is read and written.
+
+    Raises:
+      InputError: if its suffix is not known.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise InputError(f"{path}: suffix {path.suffix!r} is not understood. Use {suffixes()}.")
+    return FORMATS[path.suffix.lower()]
+
+
+def suffixes() -> str:
+    """The known suffixes in words."""
+    return " or ".join(FORMATS)
 
 
 def describe(trajectories: Trajectories) -> dict[str, str]:
@@ -403,3 +412,17 @@ def _read_parquet(path: Path) -> Trajectories:
         probe_suffix=recording.probe_suffix,
         grading=recording.grading,
     )
+
+
+# --- the table of formats ------------------------------------------------------------------------------------
+
+
+class Format(NamedTuple):
+    """How files of one format are read and written."""
+
+    read: Callable[[Path], Trajectories]
+    write: Callable[[Trajectories, Path], None]
+
+
+#: The formats by their suffix.
+FORMATS = {".json": Format(_read_json, _write_json), ".parquet": Format(_read_parquet, _write_parquet)}

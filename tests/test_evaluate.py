@@ -1,5 +1,6 @@
 """`evaluate` as part of somebody else's JAX program."""
 
+import re
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import autotts_jax
-from autotts_jax import CONTROLLERS, CostModel, Outcome, Rules, evaluate
+from autotts_jax import CONTROLLERS, CostModel, InputError, Outcome, Rules, evaluate
 from autotts_jax.replay import ReplayStore
 from autotts_jax.rollout import evaluate_and_count
 from autotts_jax.testing import _world
@@ -166,13 +167,17 @@ def test_budget_as_a_runtime_value(store: ReplayStore, orders: jax.Array) -> Non
 
 def test_wrong_shapes_are_refused(store: ReplayStore, orders: jax.Array) -> None:
     params = jax.vmap(CMC.schedule)(BETAS)
-    with pytest.raises(AssertionError, match="orders must be"):
-        evaluate(CMC, store, params, orders[:, :, :10])
-    with pytest.raises(AssertionError, match="orders must be"):
-        evaluate(CMC, store, params, orders[:2])
-    with pytest.raises(AssertionError, match="leading axis P"):
-        evaluate(CMC, store, params._replace(widen=jnp.int32(1)), orders)
-    with pytest.raises(AssertionError, match="leading axis P"):
+    for wrong in (orders[:, :, :10], orders[:2], orders[:, 0]):
+        said = f"orders: shape {wrong.shape}; it must be [Q, S, B], for this store [3, S, 64]."
+        with pytest.raises(InputError, match=re.escape(said)):
+            evaluate(CMC, store, params, wrong)
+    for leaf in (jnp.int32(1), jnp.ones(3, jnp.int32)):
+        said = (
+            f"params, leaf widen: shape {leaf.shape}; it must be [P, …], with the leading axis P = 4 as in the other"
+        )
+        with pytest.raises(InputError, match=re.escape(said)):
+            evaluate(CMC, store, params._replace(widen=leaf), orders)
+    with pytest.raises(InputError, match="with the leading axis P in every leaf"):
         evaluate(CMC, store, CMC.schedule(jnp.float32(0)), orders)
 
 

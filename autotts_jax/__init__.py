@@ -4,8 +4,16 @@ Trajectories of a model (`read_trajectories`) are packed into arrays (`pack`); `
 over a β grid and gives a table; `evaluate` is the same as one pure function, to be embedded in larger programs.
 A controller is three pure functions (`Controller`); `CONTROLLERS` holds the published ones and
 `check_controller` checks one of your own.
+
+What a sweep is evidence for says `frontier`; single episodes tells `traces`, why many fail `failures`; `plots` draws
+figures.
 """
 
+import importlib
+import importlib.metadata
+from typing import TYPE_CHECKING, Any
+
+from autotts_jax import failures, frontier, traces
 from autotts_jax.controllers import CONTROLLERS, Controller, fresh_slots, sample_count
 from autotts_jax.downloads import fetch
 from autotts_jax.environment import (
@@ -25,7 +33,7 @@ from autotts_jax.orders import bootstrap_orders, published_orders, random_orders
 from autotts_jax.replay import Dataset, ReplayStore, concatenate, load, open_datasets, pack, save
 from autotts_jax.results import Results
 from autotts_jax.rollout import COMPILER_OPTIONS, Outcome, evaluate
-from autotts_jax.settings import Setting
+from autotts_jax.settings import Row, Setting, rows_of
 from autotts_jax.sweeps import BETAS, sweep
 from autotts_jax.synthetic import generate as synthetic_trajectories
 from autotts_jax.testing import check_controller
@@ -33,6 +41,21 @@ from autotts_jax.trajectories import Question, Trajectories
 from autotts_jax.trajectories import read as read_trajectories
 from autotts_jax.trajectories import write as write_trajectories
 from autotts_jax.voting import confidence, entropy, plurality, pool_tally, votes, weighted_plurality
+
+if TYPE_CHECKING:
+    from autotts_jax import plots
+
+    __version__: str
+else:
+
+    def __getattr__(name: str) -> Any:
+        """What is looked up when it is asked for: importing the library imports no matplotlib."""
+        if name == "plots":
+            return importlib.import_module("autotts_jax.plots")
+        if name == "__version__":
+            return importlib.metadata.version("autotts-jax")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "BETAS",
@@ -55,6 +78,7 @@ __all__ = [
     "Question",
     "ReplayStore",
     "Results",
+    "Row",
     "Rules",
     "Setting",
     "StopReason",
@@ -66,20 +90,25 @@ __all__ = [
     "confidence",
     "entropy",
     "evaluate",
+    "failures",
     "fetch",
     "fresh_slots",
+    "frontier",
     "load",
     "open_datasets",
     "pack",
+    "plots",
     "plurality",
     "pool_tally",
     "published_orders",
     "random_orders",
     "read_trajectories",
+    "rows_of",
     "sample_count",
     "save",
     "sweep",
     "synthetic_trajectories",
+    "traces",
     "votes",
     "weighted_plurality",
     "write_trajectories",

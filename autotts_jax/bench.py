@@ -22,14 +22,18 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from autotts_jax import environment
-from autotts_jax.controllers import Controller
-from autotts_jax.environment import Rules
-from autotts_jax.errors import InputError
-from autotts_jax.orders import published_orders
-from autotts_jax.replay import Dataset
-from autotts_jax.rollout import COMPILER_OPTIONS, LANES, Outcome, evaluate_and_count, play_round
-from autotts_jax.settings import Row
+from autotts_jax import (
+    COMPILER_OPTIONS,
+    Controller,
+    Dataset,
+    InputError,
+    Outcome,
+    Row,
+    Rules,
+    environment,
+    published_orders,
+)
+from autotts_jax.rollout import LANES, evaluate_and_count, play_round
 
 __all__ = ["Timing", "load_oracle", "measure"]
 

@@ -13,8 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
-from autotts_jax.environment import SLOTS
-from autotts_jax.replay import AnyArray
+from autotts_jax.replay import SLOTS, AnyArray
 from autotts_jax.traces import Trace
 
 __all__ = ["calibration", "episode_path", "per_question", "scaling_curves", "votes_over_rounds"]

@@ -13,12 +13,9 @@ from jaxtyping import Int
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from autotts_jax import frontier, plots, traces
-from autotts_jax.environment import Rules
-from autotts_jax.failures import Failure, count_failures, summarize, watch
-from autotts_jax.replay import Dataset
-from autotts_jax.results import Results
-from autotts_jax.settings import Row
+import autotts_jax as tts
+from autotts_jax import failures, frontier, plots, traces
+from autotts_jax.failures import Failure
 from autotts_jax.traces import Trace
 
 __all__ = ["page"]
@@ -29,10 +26,10 @@ _TEMPLATES = jinja2.Environment(
 
 
 def page(
-    results: Results,
-    dataset: Dataset,
+    results: tts.Results,
+    dataset: tts.Dataset,
     orders: Int[np.ndarray, "Q S B"],
-    rules: Rules,
+    rules: tts.Rules,
     *,
     progress: Callable[[str], None] = lambda _: None,
 ) -> str:
@@ -48,8 +45,8 @@ def page(
     watched = []
     for row in _one_row_each(results.rows):
         progress(row.controller.name)
-        seen = watch(dataset, row, orders, rules)
-        examples = {mode: place for mode, (_, place) in count_failures(seen).items() if place}
+        seen = failures.watch(dataset, row, orders, rules)
+        examples = {mode: place for mode, (_, place) in failures.count_failures(seen).items() if place}
         right = np.argwhere(seen.failure == Failure.NONE)
         if len(right):
             examples[Failure.NONE] = (int(right[0][0]), int(right[0][1]))
@@ -57,10 +54,10 @@ def page(
             {
                 "controller": row.controller.name,
                 "at": "" if row.beta is None else f"β = {row.beta:g}",
-                "failures": {_words(mode): count for mode, (count, _) in count_failures(seen).items()},
+                "failures": {_words(mode): count for mode, (count, _) in failures.count_failures(seen).items()},
                 "wrong": int(np.sum(~seen.outcome.correct)),
                 "episodes": seen.outcome.correct.size,
-                "summary": summarize(dataset, row, seen, characters=6000),
+                "summary": failures.summarize(dataset, row, seen, characters=6000),
                 "traces": _examples(dataset, row, orders, rules, examples),
             }
         )
@@ -78,9 +75,9 @@ def page(
     )
 
 
-def _one_row_each(rows: Sequence[Row]) -> list[Row]:
+def _one_row_each(rows: Sequence[tts.Row]) -> list[tts.Row]:
     """Each method's row at the middle of its β grid."""
-    by_name: dict[str, list[Row]] = {}
+    by_name: dict[str, list[tts.Row]] = {}
     for row in rows:
         if not row.controller.oracle:
             by_name.setdefault(row.controller.name, []).append(row)
@@ -88,10 +85,10 @@ def _one_row_each(rows: Sequence[Row]) -> list[Row]:
 
 
 def _examples(
-    dataset: Dataset,
-    row: Row,
+    dataset: tts.Dataset,
+    row: tts.Row,
     orders: Int[np.ndarray, "Q S B"],
-    rules: Rules,
+    rules: tts.Rules,
     places: dict[Failure, tuple[int, int]],
 ) -> list[dict[str, Any]]:
     """An episode of each kind, to step through."""

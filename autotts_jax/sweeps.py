@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +92,7 @@ def sweep(
     for name, number in (("shuffles", shuffles), ("chunk", chunk)):
         if number is not None and number < 1:
             raise InputError(f"{name} {number}: there must be at least one.")
-    if orders not in ("published", "random", "bootstrap"):
+    if orders not in get_args(Orders):
         raise InputError(f"orders {orders!r}: not understood. Use published, random or bootstrap.")
     grid = [rows_of(setting, betas) for setting in chosen]
     branches = np.concatenate([dataset.store.branches for dataset in datasets]).tolist()

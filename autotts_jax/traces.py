@@ -21,8 +21,7 @@ from jax import Array
 from jaxtyping import Int, Int32, PyTree
 
 from autotts_jax import environment
-from autotts_jax.controllers import Controller
-from autotts_jax.controllers.base import named_leaves
+from autotts_jax.controllers.base import Controller, named_leaves
 from autotts_jax.environment import NO_ANSWER, Rules, StopReason
 from autotts_jax.files import write_whole
 from autotts_jax.replay import AnyArray, Dataset, ReplayStore

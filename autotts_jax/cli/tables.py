@@ -11,14 +11,13 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+import autotts_jax as tts
 from autotts_jax.bench import Timing
-from autotts_jax.results import Results
-from autotts_jax.traces import Trace
 
 __all__ = ["results_tables", "timing_tables", "trace_account"]
 
 
-def results_tables(out: Console, results: Results) -> None:
+def results_tables(out: Console, results: tts.Results) -> None:
     """A table per dataset; columns that say little there stay in the files."""
     tables: dict[str, Table] = {}
     last = ""
@@ -81,7 +80,7 @@ def timing_tables(out: Console, timings: Sequence[Timing]) -> None:
         show(f"a round of a device's lanes; bandwidth {bandwidth}", columns)
 
 
-def trace_account(out: Console, told: Trace) -> None:
+def trace_account(out: Console, told: tts.traces.Trace) -> None:
     """A line a round."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name in ("round", "branch", "continue", "prune", "finished", "votes", "tokens"):

@@ -1,0 +1,68 @@
+"""``autotts bench``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import typer
+
+import autotts_jax as tts
+from autotts_jax import bench as timing
+from autotts_jax.cli.options import OUT, Betas, Controllers, Data, bar, check_place, opened, parsed_betas, save
+from autotts_jax.cli.tables import timing_tables
+
+__all__ = ["bench"]
+
+
+def bench(
+    data: Data = None,
+    controller: Controllers = None,
+    beta: Betas = "0:1:11",
+    shuffles: Annotated[int, typer.Option(min=1, help="Branch orders per question.")] = 100,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed runs; medians are given.")] = 5,
+    devices: Annotated[int | None, typer.Option(min=1, help="How many devices; all if left out.")] = None,
+    lanes: Annotated[int | None, typer.Option(min=1, help="Episodes side by side on a device.")] = None,
+    against: Annotated[str | None, typer.Option(help="python: also time the plain-Python oracle.")] = None,
+    roofline: Annotated[bool, typer.Option("--roofline", help="Compare with the devices' bandwidth.")] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="File for the figures, as a list of records.")
+    ] = None,
+) -> None:
+    """Time controllers: compiling, running, the lanes' occupancy, and what they are measured against."""
+    betas = parsed_betas(beta)
+    settings = [tts.Setting.parse(text) for text in controller or tts.CONTROLLERS]
+    if against not in (None, "python"):
+        raise tts.InputError(f"--against {against!r}: not understood. Use python.")
+    oracle = timing.load_oracle() if against else None
+    if devices is not None and devices > jax.local_device_count():
+        raise tts.InputError(
+            f"--devices {devices}: there are only {jax.local_device_count()}. Ask for at most that many."
+        )
+    check_place(json_file)
+    dataset = tts.concatenate(opened(data))
+    timings = []
+    with bar("controllers") as shown:
+        task = shown.add_task("", total=len(settings))
+        for setting in settings:
+            shown.update(task, description=setting.controller.name)
+            timings.append(
+                timing.measure(
+                    setting.controller,
+                    tts.rows_of(setting, betas),
+                    dataset,
+                    shuffles=shuffles,
+                    repeats=repeats,
+                    devices=jax.local_devices()[:devices],
+                    lanes=lanes,
+                    oracle=oracle,
+                    roofline=roofline,
+                )
+            )
+            shown.advance(task)
+    timing_tables(OUT, timings)
+    if json_file is not None:
+        save(json_file, json.dumps([dataclasses.asdict(timing) for timing in timings], indent=1))

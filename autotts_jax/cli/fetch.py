@@ -1,0 +1,27 @@
+"""``autotts fetch``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autotts_jax import downloads
+from autotts_jax.cli.options import ERR, OUT
+
+__all__ = ["fetch"]
+
+
+def fetch(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="MODEL or MODEL/BENCHMARK; all files if left out.", metavar="[NAME]…"),
+    ] = None,
+    to: Annotated[Path | None, typer.Option(help="Directory; the user's cache if left out.")] = None,
+    url: Annotated[str, typer.Option(help="A mirror's directory that holds MODEL/BENCHMARK.json.")] = downloads.URL,
+) -> None:
+    """Download the public AutoTTS replay files."""
+    with ERR.status(f"fetching {', '.join(names) if names else f'{len(downloads.FILES)} files'}"):
+        directory = downloads.fetch(names or (), url=url, cache=to)
+    OUT.print(str(directory), highlight=False, soft_wrap=True)

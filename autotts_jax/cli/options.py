@@ -1,0 +1,105 @@
+"""What the commands share: options and what they mean, the consoles, progress, files that are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import jax
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+import autotts_jax as tts
+from autotts_jax.files import writable, write_whole
+from autotts_jax.trajectories import suffixes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "ERR",
+    "OUT",
+    "Betas",
+    "Controllers",
+    "Data",
+    "bar",
+    "check_figure",
+    "check_place",
+    "opened",
+    "parsed_betas",
+    "save",
+    "save_figure",
+    "wrote",
+]
+
+OUT, ERR = Console(), Console(stderr=True)
+
+Data = Annotated[
+    list[Path] | None,
+    typer.Argument(help=f"Files ({suffixes()}), stores or directories; the built-in traces if left out."),
+]
+Controllers = Annotated[
+    list[str] | None,
+    typer.Option(help="NAME[:key=value,…] or FILE.py:ATTRIBUTE[:…]; repeatable; all built-in ones if left out."),
+]
+Betas = Annotated[str, typer.Option(help="START:STOP:COUNT, or values: 0,0.5,1.")]
+
+
+def opened(paths: Sequence[Path] | None) -> list[tts.Dataset]:
+    """What the paths hold, or the built-in traces."""
+    if not paths:
+        return [tts.pack(tts.synthetic_trajectories())]
+    return [dataset for path in paths for dataset in tts.open_datasets(path)]
+
+
+def parsed_betas(text: str) -> list[float]:
+    """START:STOP:COUNT, or values separated by commas."""
+    try:
+        if ":" in text:
+            start, stop, count = text.split(":")
+            values = np.linspace(float(start), float(stop), int(count))
+        else:
+            values = np.array([float(value) for value in text.split(",")])
+    except ValueError:
+        raise tts.InputError(f"--beta {text!r}: not understood. Write START:STOP:COUNT or 0,0.5,1.") from None
+    if not len(values) or not np.all((values >= 0) & (values <= 1)):
+        raise tts.InputError(f"--beta {text!r}: every β must lie in 0 to 1, and there must be at least one.")
+    # A grid of decimals should read as one: 0.3, not 0.30000000000000004.
+    return [float(value) for value in values.round(12)]
+
+
+def bar(unit: str) -> Progress:
+    """A progress bar on stderr; of several processes the first shows it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), unit, TimeElapsedColumn())
+    return Progress(*columns, console=ERR, disable=jax.process_index() != 0)
+
+
+def check_place(file: Path | None) -> None:
+    """Makes the directory of a file that is to be written, before any work."""
+    if file is not None:
+        writable(file.parent)
+
+
+def check_figure(file: Path | None) -> None:
+    """Likewise of a figure, whose suffix names its format."""
+    check_place(file)
+    if file is not None and file.suffix not in (".png", ".pdf", ".svg"):
+        raise tts.InputError(f"{file}: suffix {file.suffix!r} is not understood. Use .png, .pdf or .svg.")
+
+
+def save(file: Path, content: str | Callable[[Path], None]) -> None:
+    """Writes a file, whole or not at all, and says so."""
+    wrote(write_whole(file, content))
+
+
+def save_figure(file: Path, figure: Figure) -> None:
+    """Writes a figure in the format that the suffix names, and says so."""
+    save(file, lambda path: figure.savefig(path, dpi=200, format=file.suffix[1:]))
+
+
+def wrote(file: Path) -> None:
+    """Says that a file was written."""
+    OUT.print(f"wrote {file}", highlight=False, soft_wrap=True)

@@ -1,0 +1,46 @@
+"""``autotts report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import autotts_jax as tts
+from autotts_jax.cli.arguments import Arguments
+from autotts_jax.cli.options import bar, check_place, opened, save
+from autotts_jax.orders import draw_orders
+
+__all__ = ["report"]
+
+
+def report(
+    results: Annotated[Path, typer.Argument(help="The directory that `autotts sweep --out` wrote.")],
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
+) -> None:
+    """Write a page about a sweep: curves, comparisons, failures, and episodes to step through. Replays it again."""
+    from autotts_jax import report as reporting  # matplotlib takes a second to import
+
+    check_place(out)
+    asked = Arguments.read(results)
+    rules = tts.Rules(cost=asked.cost, probe_cost=asked.probe_cost, budget=asked.budget)
+    datasets = opened(asked.data)
+    with bar("episodes") as shown:
+        task = shown.add_task("reading", total=None)
+        found = tts.sweep(
+            datasets,
+            [tts.Setting.parse(text) for text in asked.controller or tts.CONTROLLERS],
+            betas=asked.betas,
+            shuffles=asked.shuffles,
+            orders=asked.orders,
+            seed=asked.seed,
+            rules=rules,
+            progress=lambda name, done, total: shown.update(task, description=name, completed=done, total=total),
+        )
+        dataset = tts.concatenate(datasets)
+        dealt = draw_orders(datasets, asked.shuffles, asked.orders, asked.seed)
+        page = reporting.page(
+            found, dataset, dealt, rules, progress=lambda name: shown.update(task, description=f"watching {name}")
+        )
+    save(out, page)

@@ -1,0 +1,111 @@
+"""``autotts sweep``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, cast, get_args
+
+import jax
+import typer
+
+import autotts_jax as tts
+from autotts_jax.cli.arguments import Arguments
+from autotts_jax.cli.options import ERR, OUT, Betas, Controllers, Data, bar, opened, parsed_betas, save, wrote
+from autotts_jax.cli.tables import results_tables
+from autotts_jax.files import writable
+from autotts_jax.orders import Orders
+
+__all__ = ["sweep"]
+
+
+def sweep(
+    data: Data = None,
+    controller: Controllers = None,
+    beta: Betas = "0:1:11",
+    shuffles: Annotated[int, typer.Option(help="Branch orders per question.")] = 100,
+    orders: Annotated[str, typer.Option(help="published, random, or bootstrap (with replacement).")] = "published",
+    seed: Annotated[int, typer.Option(help="Of random and bootstrap orders.")] = 0,
+    cost: Annotated[tts.CostModel, typer.Option(help="What an episode is charged for.")] = tts.CostModel.RELEASED,
+    probe_cost: Annotated[int, typer.Option(help="κ_probe, in the cost model's unit.")] = 0,
+    budget: Annotated[int | None, typer.Option(help="What an episode may cost; no limit if left out.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory for results.csv and results.parquet.")] = None,
+    per_question: Annotated[bool, typer.Option("--per-question", help="Also write questions.csv, .parquet.")] = False,
+    chunk: Annotated[int | None, typer.Option(min=1, help="Questions at a time; as many as fit if left out.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Directory that keeps finished chunks: run the same again to go on from there.")
+    ] = None,
+    coordinator: Annotated[
+        str | None, typer.Option(help="To share the work with other processes: HOST:PORT of the first, or auto.")
+    ] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="How many processes there are.")] = None,
+    process: Annotated[int | None, typer.Option(min=0, help="Which of them this is, from 0.")] = None,
+) -> None:
+    """Replay controllers over a grid of β and print their accuracy and cost."""
+    _join_processes(coordinator, processes, process)
+    betas = parsed_betas(beta)
+    if orders not in get_args(Orders):
+        raise tts.InputError(f"--orders {orders!r}: not understood. Use one of {', '.join(get_args(Orders))}.")
+    drawn = cast(Orders, orders)
+    settings = [tts.Setting.parse(text) for text in controller] if controller else None
+    if checkpoint is not None:
+        writable(checkpoint)
+    if out is not None:
+        writable(out)
+    elif per_question:
+        raise tts.InputError("--per-question: there is nowhere to write the second table. Add --out DIR.")
+    with bar("episodes") as shown:
+        task = shown.add_task("reading", total=None)
+        results = tts.sweep(
+            opened(data),
+            settings,
+            betas=betas,
+            shuffles=shuffles,
+            orders=drawn,
+            seed=seed,
+            rules=tts.Rules(cost=cost, probe_cost=probe_cost, budget=budget),
+            chunk=chunk,
+            checkpoint=checkpoint,
+            progress=lambda name, done, total: shown.update(task, description=name, completed=done, total=total),
+        )
+    if jax.process_index() != 0:
+        return
+    results_tables(OUT, results)
+    for note in results.notes:
+        ERR.print(f"note: {note}", highlight=False, soft_wrap=True)
+    if out is not None:
+        arguments = Arguments(
+            data=[path.absolute() for path in data or ()],
+            controller=controller,
+            betas=betas,
+            shuffles=shuffles,
+            orders=drawn,
+            seed=seed,
+            cost=cost,
+            probe_cost=probe_cost,
+            budget=budget,
+        )
+        for path in results.write(out, per_question=per_question):
+            wrote(path)
+        save(out / Arguments.FILE, arguments.model_dump_json(indent=1))
+
+
+def _join_processes(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Starts `jax.distributed`; ``auto`` leaves it to JAX, which knows SLURM, Open MPI and TPU pods."""
+    given = (processes is not None, process is not None)
+    if coordinator is None or coordinator == "auto":
+        if any(given):
+            raise tts.InputError("--processes, --process: without meaning here. Add --coordinator HOST:PORT.")
+        if coordinator is None:
+            return
+    elif not all(given):
+        raise tts.InputError(f"--coordinator {coordinator}: incomplete. Add --processes N and --process I.")
+    elif not 0 <= cast(int, process) < cast(int, processes):
+        raise tts.InputError(f"--process {process}: outside 0 to {cast(int, processes) - 1}. Count from 0.")
+    try:
+        if coordinator == "auto":
+            jax.distributed.initialize()
+        else:
+            jax.distributed.initialize(coordinator, processes, process)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise tts.InputError(f"--coordinator {coordinator}: the processes cannot meet ({reason}).") from None

@@ -1,0 +1,28 @@
+"""``autotts synth``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autotts_jax import synthetic, trajectories
+from autotts_jax.cli.options import check_place, wrote
+
+__all__ = ["synth"]
+
+
+def synth(
+    file: Annotated[Path, typer.Argument(help=f"The file to write ({trajectories.suffixes()}).")],
+    preset: Annotated[str, typer.Option(help=f"What to imitate: {', '.join(synthetic.PRESETS)}.")] = "Qwen3-8B/aime24",
+    questions: Annotated[int, typer.Option(min=1)] = 30,
+    branches: Annotated[int, typer.Option(min=1)] = 128,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Write synthetic traces."""
+    trajectories.format_of(file)
+    check_place(file)
+    made = synthetic.generate(preset, questions=questions, branches=branches, seed=seed)
+    trajectories.write(made, file)
+    wrote(file)

@@ -29,7 +29,7 @@ from autotts_jax.environment import (
     act,
 )
 from autotts_jax.errors import ContractError, FetchError, InputError, PresetError
-from autotts_jax.orders import bootstrap_orders, published_orders, random_orders
+from autotts_jax.orders import Orders, bootstrap_orders, draw_orders, published_orders, random_orders
 from autotts_jax.replay import Dataset, ReplayStore, concatenate, load, open_datasets, pack, save
 from autotts_jax.results import Results
 from autotts_jax.rollout import COMPILER_OPTIONS, Outcome, evaluate
@@ -73,6 +73,7 @@ __all__ = [
     "FetchError",
     "InputError",
     "Observation",
+    "Orders",
     "Outcome",
     "PresetError",
     "Question",
@@ -88,6 +89,7 @@ __all__ = [
     "check_controller",
     "concatenate",
     "confidence",
+    "draw_orders",
     "entropy",
     "evaluate",
     "failures",

@@ -14,9 +14,6 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 import autotts_jax as tts
-from autotts_jax import failures, frontier, plots, traces
-from autotts_jax.failures import Failure
-from autotts_jax.traces import Trace
 
 __all__ = ["page"]
 
@@ -45,32 +42,32 @@ def page(
     watched = []
     for row in _one_row_each(results.rows):
         progress(row.controller.name)
-        seen = failures.watch(dataset, row, orders, rules)
-        examples = {mode: place for mode, (_, place) in failures.count_failures(seen).items() if place}
-        right = np.argwhere(seen.failure == Failure.NONE)
+        seen = tts.failures.watch(dataset, row, orders, rules)
+        examples = {mode: place for mode, (_, place) in tts.failures.count_failures(seen).items() if place}
+        right = np.argwhere(seen.failure == tts.failures.Failure.NONE)
         if len(right):
-            examples[Failure.NONE] = (int(right[0][0]), int(right[0][1]))
+            examples[tts.failures.Failure.NONE] = (int(right[0][0]), int(right[0][1]))
         watched.append(
             {
                 "controller": row.controller.name,
                 "at": "" if row.beta is None else f"β = {row.beta:g}",
-                "failures": {_words(mode): count for mode, (count, _) in failures.count_failures(seen).items()},
+                "failures": {_words(mode): count for mode, (count, _) in tts.failures.count_failures(seen).items()},
                 "wrong": int(np.sum(~seen.outcome.correct)),
                 "episodes": seen.outcome.correct.size,
-                "summary": failures.summarize(dataset, row, seen, characters=6000),
+                "summary": tts.failures.summarize(dataset, row, seen, characters=6000),
                 "traces": _examples(dataset, row, orders, rules, examples),
             }
         )
     names = list(dict.fromkeys(row.controller.name for row in results.rows if not row.controller.oracle))
-    compared = frontier.compare(results, names[0], names[1:]).to_pylist() if len(names) > 1 else []
+    compared = tts.frontier.compare(results, names[0], names[1:]).to_pylist() if len(names) > 1 else []
     return _TEMPLATES.get_template("report.html").render(
         parts=results.parts,
         shuffles=results.shuffles,
         notes=results.notes,
-        curves=_svg(plots.scaling_curves(results.table)),
-        rows=frontier.intervals(results).to_pylist(),
+        curves=_svg(tts.plots.scaling_curves(results.table)),
+        rows=tts.frontier.intervals(results).to_pylist(),
         compared=compared,
-        modes=[_words(mode) for mode in list(Failure)[1:]],
+        modes=[_words(mode) for mode in list(tts.failures.Failure)[1:]],
         watched=watched,
     )
 
@@ -89,26 +86,26 @@ def _examples(
     row: tts.Row,
     orders: Int[np.ndarray, "Q S B"],
     rules: tts.Rules,
-    places: dict[Failure, tuple[int, int]],
+    places: dict[tts.failures.Failure, tuple[int, int]],
 ) -> list[dict[str, Any]]:
     """An episode of each kind, to step through."""
-    recording = traces.record_episodes(dataset, row, orders, list(places.values()), rules)
+    recording = tts.traces.record_episodes(dataset, row, orders, list(places.values()), rules)
     shown = []
     for index, mode in enumerate(places):
-        trace = traces.decode(dataset, row, orders, recording, index)
+        trace = tts.traces.decode(dataset, row, orders, recording, index)
         shown.append(
             {
-                "kind": "right" if mode is Failure.NONE else _words(mode),
+                "kind": "right" if mode is tts.failures.Failure.NONE else _words(mode),
                 "trace": trace,
-                "path": _svg(plots.episode_path(trace)),
-                "votes": _svg(plots.votes_over_rounds(trace)),
+                "path": _svg(tts.plots.episode_path(trace)),
+                "votes": _svg(tts.plots.votes_over_rounds(trace)),
                 "rounds": _rounds(trace),
             }
         )
     return shown
 
 
-def _rounds(trace: Trace) -> str:
+def _rounds(trace: tts.traces.Trace) -> str:
     """What a reader steps through, as JSON."""
     return json.dumps(
         [
@@ -125,12 +122,12 @@ def _rounds(trace: Trace) -> str:
     )
 
 
-def _event(event: traces.Event) -> str:
+def _event(event: tts.traces.Event) -> str:
     about = "" if event.slot is None else f"({event.slot})"
     return f"{event.kind}{about}" + ("" if event.answer is None else f" → {event.answer}")
 
 
-def _words(mode: Failure) -> str:
+def _words(mode: tts.failures.Failure) -> str:
     return mode.name.lower().replace("_", " ")
 
 

@@ -55,9 +55,8 @@ def room_of(name: str) -> str:
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_imports_point_downward(room: str) -> None:
-    place = PACKAGE if room == "autotts_jax" else PACKAGE / room
-    files = [PACKAGE / f"{room}.py"] if (PACKAGE / f"{room}.py").exists() else list(place.glob("*.py"))
-    for file in [PACKAGE / "__init__.py"] if room == "autotts_jax" else files:
+    alone = PACKAGE / ("__init__.py" if room == "autotts_jax" else f"{room}.py")
+    for file in [alone] if alone.exists() else (PACKAGE / room).glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             names = []
             if isinstance(node, ast.Import):

@@ -8,7 +8,6 @@ from typing import ClassVar
 import pydantic
 
 import autotts_jax as tts
-from autotts_jax.orders import Orders
 
 __all__ = ["Arguments"]
 
@@ -22,7 +21,7 @@ class Arguments(pydantic.BaseModel, extra="forbid"):
     controller: list[str] | None
     betas: list[float]
     shuffles: int
-    orders: Orders
+    orders: tts.Orders
     seed: int
     cost: tts.CostModel
     probe_cost: int

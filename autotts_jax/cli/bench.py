@@ -12,7 +12,7 @@ import typer
 
 import autotts_jax as tts
 from autotts_jax import bench as timing
-from autotts_jax.cli.options import OUT, Betas, Controllers, Data, bar, check_place, opened, parsed_betas, save
+from autotts_jax.cli.options import OUT, Betas, Controllers, Data, bar, check_file, opened, parsed_betas, save
 from autotts_jax.cli.tables import timing_tables
 
 __all__ = ["bench"]
@@ -42,7 +42,7 @@ def bench(
         raise tts.InputError(
             f"--devices {devices}: there are only {jax.local_device_count()}. Ask for at most that many."
         )
-    check_place(json_file)
+    check_file(json_file)
     dataset = tts.concatenate(opened(data))
     timings = []
     with bar("controllers") as shown:

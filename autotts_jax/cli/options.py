@@ -26,8 +26,9 @@ __all__ = [
     "Controllers",
     "Data",
     "bar",
+    "check_directory",
     "check_figure",
-    "check_place",
+    "check_file",
     "opened",
     "parsed_betas",
     "save",
@@ -77,15 +78,20 @@ def bar(unit: str) -> Progress:
     return Progress(*columns, console=ERR, disable=jax.process_index() != 0)
 
 
-def check_place(file: Path | None) -> None:
-    """Makes the directory of a file that is to be written, before any work."""
-    if file is not None:
-        writable(file.parent)
+def check_directory(directory: Path | None) -> None:
+    """Makes a directory that is to be written to, before any work."""
+    if directory is not None:
+        writable(directory)
+
+
+def check_file(file: Path | None) -> None:
+    """Likewise the directory of a file."""
+    check_directory(None if file is None else file.parent)
 
 
 def check_figure(file: Path | None) -> None:
-    """Likewise of a figure, whose suffix names its format."""
-    check_place(file)
+    """Likewise that of a figure, whose suffix names its format."""
+    check_file(file)
     if file is not None and file.suffix not in (".png", ".pdf", ".svg"):
         raise tts.InputError(f"{file}: suffix {file.suffix!r} is not understood. Use .png, .pdf or .svg.")
 

@@ -9,8 +9,7 @@ import typer
 
 import autotts_jax as tts
 from autotts_jax.cli.arguments import Arguments
-from autotts_jax.cli.options import bar, check_place, opened, save
-from autotts_jax.orders import draw_orders
+from autotts_jax.cli.options import bar, check_file, opened, save
 
 __all__ = ["report"]
 
@@ -22,7 +21,7 @@ def report(
     """Write a page about a sweep: curves, comparisons, failures, and episodes to step through. Replays it again."""
     from autotts_jax import report as reporting  # matplotlib takes a second to import
 
-    check_place(out)
+    check_file(out)
     asked = Arguments.read(results)
     rules = tts.Rules(cost=asked.cost, probe_cost=asked.probe_cost, budget=asked.budget)
     datasets = opened(asked.data)
@@ -39,7 +38,7 @@ def report(
             progress=lambda name, done, total: shown.update(task, description=name, completed=done, total=total),
         )
         dataset = tts.concatenate(datasets)
-        dealt = draw_orders(datasets, asked.shuffles, asked.orders, asked.seed)
+        dealt = tts.draw_orders(datasets, asked.shuffles, asked.orders, asked.seed)
         page = reporting.page(
             found, dataset, dealt, rules, progress=lambda name: shown.update(task, description=f"watching {name}")
         )

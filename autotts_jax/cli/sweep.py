@@ -10,10 +10,20 @@ import typer
 
 import autotts_jax as tts
 from autotts_jax.cli.arguments import Arguments
-from autotts_jax.cli.options import ERR, OUT, Betas, Controllers, Data, bar, opened, parsed_betas, save, wrote
+from autotts_jax.cli.options import (
+    ERR,
+    OUT,
+    Betas,
+    Controllers,
+    Data,
+    bar,
+    check_directory,
+    opened,
+    parsed_betas,
+    save,
+    wrote,
+)
 from autotts_jax.cli.tables import results_tables
-from autotts_jax.files import writable
-from autotts_jax.orders import Orders
 
 __all__ = ["sweep"]
 
@@ -43,15 +53,13 @@ def sweep(
     """Replay controllers over a grid of β and print their accuracy and cost."""
     _join_processes(coordinator, processes, process)
     betas = parsed_betas(beta)
-    if orders not in get_args(Orders):
-        raise tts.InputError(f"--orders {orders!r}: not understood. Use one of {', '.join(get_args(Orders))}.")
-    drawn = cast(Orders, orders)
+    if orders not in get_args(tts.Orders):
+        raise tts.InputError(f"--orders {orders!r}: not understood. Use one of {', '.join(get_args(tts.Orders))}.")
+    drawn = cast(tts.Orders, orders)
     settings = [tts.Setting.parse(text) for text in controller] if controller else None
-    if checkpoint is not None:
-        writable(checkpoint)
-    if out is not None:
-        writable(out)
-    elif per_question:
+    check_directory(checkpoint)
+    check_directory(out)
+    if out is None and per_question:
         raise tts.InputError("--per-question: there is nowhere to write the second table. Add --out DIR.")
     with bar("episodes") as shown:
         task = shown.add_task("reading", total=None)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from autotts_jax import synthetic, trajectories
-from autotts_jax.cli.options import check_place, wrote
+from autotts_jax.cli.options import check_file, wrote
 
 __all__ = ["synth"]
 
@@ -22,7 +22,7 @@ def synth(
 ) -> None:
     """Write synthetic traces."""
     trajectories.format_of(file)
-    check_place(file)
+    check_file(file)
     made = synthetic.generate(preset, questions=questions, branches=branches, seed=seed)
     trajectories.write(made, file)
     wrote(file)

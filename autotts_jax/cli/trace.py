@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import autotts_jax as tts
-from autotts_jax.cli.options import ERR, OUT, check_figure, check_place, opened, save_figure, wrote
+from autotts_jax.cli.options import ERR, OUT, check_figure, check_file, opened, save_figure, wrote
 from autotts_jax.cli.tables import trace_account
 
 __all__ = ["trace"]
@@ -31,7 +31,7 @@ def trace(
         if output is not None and question is None:
             raise tts.InputError(f"{output}: a summary has neither. Add --question N.")
     check_figure(figure)
-    check_place(json_file)
+    check_file(json_file)
     dataset = tts.concatenate(opened([file]))
     if question is None:
         orders = tts.published_orders(dataset.store, shuffles)

@@ -14,12 +14,12 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from autotts_jax import failures, frontier, traces
-from autotts_jax.controllers import CONTROLLERS, Controller, fresh_slots, sample_count
+from autotts_jax.artefacts import load_controller, save_controller
+from autotts_jax.controllers import CONTROLLERS, Controller, Line, Schedule, real, spare_last, whole
 from autotts_jax.downloads import fetch
 from autotts_jax.environment import (
     NO_ANSWER,
     READ_TO_END,
-    SLOTS,
     UNLIMITED,
     Action,
     CostModel,
@@ -27,6 +27,8 @@ from autotts_jax.environment import (
     Rules,
     StopReason,
     act,
+    count,
+    fresh_slots,
 )
 from autotts_jax.errors import ContractError, FetchError, InputError, PresetError
 from autotts_jax.orders import Orders, bootstrap_orders, draw_orders, published_orders, random_orders
@@ -40,7 +42,7 @@ from autotts_jax.testing import check_controller
 from autotts_jax.trajectories import Question, Trajectories
 from autotts_jax.trajectories import read as read_trajectories
 from autotts_jax.trajectories import write as write_trajectories
-from autotts_jax.voting import confidence, entropy, plurality, pool_tally, votes, weighted_plurality
+from autotts_jax.voting import Tally, confidence, entropy, plurality, pool_tally, votes, weighted_plurality
 
 if TYPE_CHECKING:
     from autotts_jax import plots
@@ -63,7 +65,6 @@ __all__ = [
     "CONTROLLERS",
     "NO_ANSWER",
     "READ_TO_END",
-    "SLOTS",
     "UNLIMITED",
     "Action",
     "ContractError",
@@ -72,6 +73,7 @@ __all__ = [
     "Dataset",
     "FetchError",
     "InputError",
+    "Line",
     "Observation",
     "Orders",
     "Outcome",
@@ -81,14 +83,17 @@ __all__ = [
     "Results",
     "Row",
     "Rules",
+    "Schedule",
     "Setting",
     "StopReason",
+    "Tally",
     "Trajectories",
     "act",
     "bootstrap_orders",
     "check_controller",
     "concatenate",
     "confidence",
+    "count",
     "draw_orders",
     "entropy",
     "evaluate",
@@ -97,6 +102,7 @@ __all__ = [
     "fresh_slots",
     "frontier",
     "load",
+    "load_controller",
     "open_datasets",
     "pack",
     "plots",
@@ -105,13 +111,16 @@ __all__ = [
     "published_orders",
     "random_orders",
     "read_trajectories",
+    "real",
     "rows_of",
-    "sample_count",
     "save",
+    "save_controller",
+    "spare_last",
     "sweep",
     "synthetic_trajectories",
     "traces",
     "votes",
     "weighted_plurality",
+    "whole",
     "write_trajectories",
 ]

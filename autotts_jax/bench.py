@@ -33,7 +33,8 @@ from autotts_jax import (
     environment,
     published_orders,
 )
-from autotts_jax.rollout import LANES, evaluate_and_count, play_round
+from autotts_jax.rollout import LANES, begin, evaluate_and_count, play_round
+from autotts_jax.sweeps import width_of
 
 __all__ = ["Timing", "load_oracle", "measure"]
 
@@ -47,6 +48,7 @@ class Timing:
       device: Kind and number of the devices.
       jax: JAX's version.
       episodes: Parameter vectors × questions × shuffles.
+      width: Slots of an episode, as few as `sweep` would take.
       compile_seconds: Tracing and compiling, without a compilation cache.
       run_seconds: The compiled program, until its results are there; the median of the repeats.
       run_seconds_least: The fastest of them.
@@ -68,6 +70,7 @@ class Timing:
     device: str
     jax: str
     episodes: int
+    width: int
     compile_seconds: float
     run_seconds: float
     run_seconds_least: float
@@ -119,7 +122,8 @@ def measure(
     several = devices if len(devices) > 1 else None
     everywhere = NamedSharding(Mesh(np.asarray(devices), "devices"), PartitionSpec())
     params = jax.tree.map(lambda *leaves: np.stack(leaves), *(row.params for row in rows))
-    arrays = dataset.store, params, published_orders(dataset.store, shuffles)
+    width = width_of(rows, int(dataset.store.branches.max()))
+    arrays = dataset.store, params, published_orders(dataset.store, shuffles, width)
     store, params, orders = jax.device_put(arrays, everywhere)
     run = jax.jit(
         functools.partial(evaluate_and_count, controller, devices=several, lanes=lanes),
@@ -139,6 +143,7 @@ def measure(
         device=f"{devices[0].device_kind} × {len(devices)}",
         jax=jax.__version__,
         episodes=episodes,
+        width=width,
         compile_seconds=compile_seconds,
         run_seconds=middle,
         run_seconds_least=min(seconds),
@@ -243,20 +248,21 @@ def _cost_of_a_round(
 ) -> Mapping[str, Any]:
     """The compiler's count of bytes and operations in one round of so many lanes."""
     rules = jax.tree.map(jnp.asarray, Rules())
+    world = environment.World.of(store, rules, probe_everything=controller.probe_everything)
     row = jax.tree.map(lambda leaf: leaf[0], params)
 
     def start(number: jax.Array) -> PyTree:
         question = (number % len(orders)).astype(jnp.int32)
         episode = environment.deal(store, question, orders[question, 0])
-        return episode, row, environment.init(episode), controller.init(row)
+        return episode, row, *begin(controller, world, episode, row)
 
-    def play(store: PyTree, lane: PyTree) -> PyTree:
+    def play(world: environment.World, lane: PyTree) -> PyTree:
         episode, row, state, memory = lane
-        return play_round(controller, store, episode, row, rules, state, memory)[:2]
+        return play_round(controller, world, episode, row, state, memory)[:2]
 
     lanes = jax.vmap(start)(jnp.arange(width, dtype=jnp.int32))
     run = jax.jit(jax.vmap(play, in_axes=(None, 0)), compiler_options=COMPILER_OPTIONS)
-    return run.lower(store, lanes).compile().cost_analysis() or {}
+    return run.lower(world, lanes).compile().cost_analysis() or {}
 
 
 def _bandwidth(devices: Sequence[jax.Device]) -> float:

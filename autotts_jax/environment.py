@@ -5,76 +5,91 @@ be opened: slot k holds the k-th branch of the order. A controller sees an `Obse
 one *round* of the paper's atomic actions, so that the sequential length of an episode is its decisions and not
 its tokens. `step` applies a round in this order:
 
-1. PRUNE: the slots named leave the active set. Their depth and answers stay.
-2. BRANCH: the next `Action.branch` slots open, each with its first interval.
+1. PRUNE: the slots named leave the active set. Their depth and answers stay. Pruning a finished slot withdraws its
+   vote: it leaves the pool.
+2. BRANCH: the slots named open, each with its first interval; lower slots first.
 3. CONTINUE: each slot generates up to its number of further intervals and stops early where it finishes;
-   a slot opened in step 2 may continue at once. Deepest slots are served first, earlier opened first among
+   a slot opened in step 2 may continue at once. Deepest slots are served first, earlier slots first among
    equals, each slot's intervals in a row.
 4. PROBE: the newest answer of the slots named is revealed. A finished branch's answer needs no probe.
 5. ANSWER: the episode ends with the answer named.
 
 An atomic action is admissible when
 
-* BRANCH: a branch is left in the pool, and the budget left pays for one interval;
+* PRUNE(i): i is open and not pruned;
+* BRANCH(i): a branch is behind slot i, it is not open, and the budget left pays for one interval;
 * CONTINUE(i): i is active, and the budget left pays for one interval;
 * PROBE(i): i is active, its newest answer is not revealed yet, and the budget left is at least κ_probe;
-* PRUNE(i): i is active;
 * ANSWER: always.
 
-*Active* is a slot that is opened, not pruned and not finished. What is not admissible is masked and counted
-(`State.refused`): each BRANCH, PROBE and PRUNE once; CONTINUE once for a slot that is not active, however many
-intervals are asked for, and after the budget's refusal once for every interval asked for that its branch still has.
-Asking for more intervals than a branch has is not a fault. The first interval that the budget
-refuses ends that step of the round: the slots behind it in the order of service get nothing. The price of an
-interval is Δ (or 1), whether or not it will be the last: nobody knows that before. A finishing interval that turns
+*Active* is a slot that is open, not pruned and not finished. What is not admissible is masked and counted
+(`State.refused`): each PRUNE, BRANCH and PROBE once; CONTINUE once for a slot that is not active, however many
+intervals were requested, and after the budget's refusal once for every interval requested that its branch still
+has. Requesting more intervals than a branch has is not a fault. The first interval that the budget refuses ends
+that step of the round: the slots behind it in the order of service get nothing. The price of an interval is that of
+Δ tokens (or 1), whether or not it will be the last: nobody knows that in advance. A finishing interval that turns
 out longer may therefore overdraw the budget by its excess.
 
-A round that changes nothing (no prune, interval or new answer) ends the episode as ANSWER does: the controller
-would see the same again. So `Action.answer` always carries the answer to give if this round is the last, every
-episode ends, and a controller needs no rules for budgets.
+A round that changes nothing (no prune, interval or new answer) ends the episode as ANSWER does, since the controller
+would see the same again; `Action.wait` allows up to MAX_WAITS such rounds in a row. So `Action.answer` always
+carries the answer to give if this round is the last, every episode ends, and a controller needs no rules for budgets.
 
-All functions are pure, take and return fixed shapes and dtypes (int32, bool, float32), and are written for one
-episode; `jax.vmap` batches them. ``B`` is the number of slots, SLOTS.
+`step` is `admit` followed by `reveal`. `admit` decides what of an action may happen and what that costs at most;
+`reveal` takes what the branches then showed. In replay both know the recorded branches. A live runner generates in
+between: until a branch has finished, its `Episode.intervals` and `Episode.tokens` hold upper bounds.
+
+All functions are pure, take and return fixed shapes and dtypes (int32, float32, bool), and are written for one
+episode; `jax.vmap` batches them. ``B``, the number of slots, is the width of the branch order, 1 to MAX_WIDTH.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Bool, Int32, UInt32
+from jaxtyping import Bool, Float32, Int32, Shaped, UInt32
 
-from autotts_jax.replay import SLOTS, ReplayStore
+from autotts_jax.errors import InputError
+from autotts_jax.replay import ReplayStore
 from autotts_jax.trajectories import MAX_INTERVALS
 
 __all__ = [
-    "FINISH_KEYS",
+    "MAX_WAITS",
+    "MAX_WIDTH",
     "NO_ANSWER",
     "READ_TO_END",
-    "SLOTS",
     "UNLIMITED",
     "Action",
+    "Admitted",
     "CostModel",
     "Episode",
     "Observation",
     "Rules",
     "State",
     "StopReason",
+    "Tariff",
+    "World",
     "act",
+    "admit",
     "cost",
     "count",
     "deal",
     "example_observation",
+    "finish_keys",
+    "fresh_slots",
     "init",
     "observe",
+    "probes",
+    "reveal",
     "sequential_tokens",
     "step",
+    "tariff",
     "tokens",
 ]
 
@@ -84,27 +99,31 @@ NO_ANSWER = -1
 #: As a number of intervals to continue: until the branch finishes.
 READ_TO_END = np.iinfo(np.int32).max
 
-#: `Observation.finished_at` of finished slots is below this, 2²⁵: the number of branches that finished earlier, the
-#: phase, the depth and, last, the slot, as digits.
-FINISH_KEYS = SLOTS * 2 * (MAX_INTERVALS + 1) * SLOTS
-
-#: `Observation.budget_left` where there is no budget.
+#: `Observation.budget_left` without a budget; `Observation.finished_at` of slots that are not in the pool.
 UNLIMITED = np.iinfo(np.int32).max
+
+#: The most slots that an episode can have: what is packed into words of 32 bits relies on it.
+MAX_WIDTH = 256
+
+#: Rounds in a row that may change nothing under `Action.wait`.
+MAX_WAITS = 100
 
 
 class CostModel(enum.StrEnum):
-    """What an episode is charged for; `Rules.probe_cost` is in the same unit.
+    """What an episode is charged for; `Rules.probe_cost` is in the same unit. See `tariff`.
 
     RELEASED, the published tables' accounting: each interval costs Δ tokens, the finishing one the tokens that
-      remain (at least 0); a branch opened and read to its end in one round costs its tokens.
-    GENERATED: the tokens the model generated, never more than the branch's.
-    INTERVALS, the paper's cost (arXiv 2605.08083, section 3.2): one unit an interval, Σ ℓᵢ + κ_probe·|Ω|.
-      Tokens are reported as in RELEASED.
+      remain (at least 0); a branch that is opened with READ_TO_END and finishes in that round costs its tokens.
+    GENERATED: the tokens that the model generated, never more than the branch's.
+    INTERVALS, the paper's cost (arXiv 2605.08083, section 3.2): one unit per interval, Σ ℓᵢ + κ_probe·|Ω|.
+    PRICED: tokens × the price per token of each branch (`ReplayStore.price`), rounded per branch.
+    Under INTERVALS and PRICED, tokens are reported as under RELEASED.
     """
 
     RELEASED = "released"
     GENERATED = "generated"
     INTERVALS = "intervals"
+    PRICED = "priced"
 
 
 class StopReason(enum.IntEnum):
@@ -133,10 +152,33 @@ class Rules:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class World:
+    """What all episodes of a controller share.
+
+    Attributes:
+      store: The recorded branches.
+      rules: What actions cost.
+      runs: For each of the store's answers, how many up to it are equal in a row in its branch; flat.
+      probe_everything: Each interval's answer is probed as it is generated, and paid for with it.
+    """
+
+    store: ReplayStore
+    rules: Rules
+    runs: Int32[Array, " QND"]
+    probe_everything: bool = dataclasses.field(metadata={"static": True})
+
+    @classmethod
+    def of(cls, store: ReplayStore, rules: Rules, *, probe_everything: bool) -> World:
+        """The world of a store."""
+        return cls(store=store, rules=rules, runs=_runs(store), probe_everything=probe_everything)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Episode:
     """What stays fixed in an episode: the branch behind each slot. Hidden from the controller.
 
-    Slots beyond the pool have no intervals. Made by `deal`.
+    Slots without a branch have no intervals. Made by `deal`.
     """
 
     question: Int32[Array, ""]
@@ -145,8 +187,10 @@ class Episode:
     intervals: Int32[Array, " B"]
     tokens: Int32[Array, " B"]
     delta: Int32[Array, " B"]
-    pool: Int32[Array, ""]  # slots with a branch behind them; they come first
-    agrees: UInt32[Array, "B W"]  # bit j of row i: slots i and j have the same final answer
+    pool: Int32[Array, ""]  # slots with a branch behind them
+    agrees: UInt32[Array, "W B"]  # bit j of word w of slot i: slots i and 32·w + j have the same final answer
+    model: Int32[Array, " B"] | None
+    price: Float32[Array, " B"] | None
 
 
 @jax.tree_util.register_dataclass
@@ -160,10 +204,13 @@ class State:
     pruned: Bool[Array, " B"]
     answer: Int32[Array, " B"]  # newest revealed
     revealed_at: Int32[Array, " B"]  # the depth at which it was revealed; 0 where every interval is probed
-    read_whole: Bool[Array, " B"]  # opened and read to its end in one round
+    run: Int32[Array, " B"]  # see Observation; 0 where every interval is probed
+    read_whole: Bool[Array, " B"]  # opened with READ_TO_END and finished in that round
+    opened_now: Bool[Array, " B"]  # opened in the latest round
     finished_at: Int32[Array, " B"]  # see Observation
     started: Int32[Array, " B"]  # tokens on the critical path before the slot opened
-    probes: Int32[Array, ""]  # |Ω|
+    probes: Int32[Array, ""]  # |Ω| by Action.probe; see `probes`
+    waited: Int32[Array, ""]  # latest rounds in a row that changed nothing
     refused: Int32[Array, ""]  # atomic actions that were not admissible
     stop_reason: Int32[Array, ""]  # StopReason
     prediction: Int32[Array, ""]  # the episode's answer once it has ended
@@ -176,37 +223,71 @@ class Observation:
 
     Attributes:
       round: Rounds so far; 0 at the first call.
-      opened: Slots opened so far, m. The next to open is slot `opened`.
-      unopened: Branches left in the pool.
+      opened: Slots opened so far, m.
+      unopened: Branches left to open.
+      available: A branch is behind the slot and it is not open yet, per slot.
+      open: Opened, per slot; pruned and finished slots stay open.
+      opened_now: Opened in the latest round, per slot.
       depth: Intervals generated, per slot.
       answer: Newest revealed answer per slot, NO_ANSWER before any. Ids are per question; which id is the right
         answer, or a frequent one, cannot be told from the number.
+      run: How many of the newest revealed answers of a slot are equal in a row, intermediate ones included; 0 before
+        any. In rounds of several intervals every probed answer counts, not only the last one.
       unparsable: The newest revealed answer is one that could not be parsed (`ERR`), per slot. The published
         controllers count such votes; ``voters & ~obs.unparsable`` ignores them.
-      active: Opened, not pruned, not finished, per slot.
-      finished: Generated to the end, per slot.
+      active: Open, not pruned, not finished, per slot.
+      finished: Generated to the end and not pruned, per slot. The *pool* is the answers of these slots.
       pruned: Pruned, per slot.
-      pool_votes: For a finished slot the number of finished slots with its answer, itself included; else 0.
-        The *pool* is the answers of the finished branches.
-      finished_at: Smaller for slots that finished earlier, no two equal; UNLIMITED for the others. In one round
-        those that BRANCH finished come first, then in the order of service.
+      pool_votes: For a slot in the pool the number of slots in the pool with its answer, itself included; else 0.
+      finished_at: Smaller for slots that finished earlier, no two equal, below ``finish_keys(B)``; UNLIMITED for
+        slots that are not in the pool. Of slots that finished in one round those come first that BRANCH finished,
+        then the deepest (before they continued), then lower slots.
+      model: Which model the branch is of, per slot, also before it is opened; 0 in stores of one model.
+      price: Price per token, per slot, also before it is opened; 1 in stores without prices.
+      features: ``[B, F]`` the recorded features of the interval that was revealed last; 0 before any. F is 0 in
+        stores without features; `feature` finds one by name.
       tokens: Tokens spent.
       budget_left: What is left of the budget, in the cost model's unit; UNLIMITED without one.
+      feature_names: The names of the F features.
     """
 
     round: Int32[Array, ""]
     opened: Int32[Array, ""]
     unopened: Int32[Array, ""]
+    available: Bool[Array, " B"]
+    open: Bool[Array, " B"]
+    opened_now: Bool[Array, " B"]
     depth: Int32[Array, " B"]
     answer: Int32[Array, " B"]
+    run: Int32[Array, " B"]
     unparsable: Bool[Array, " B"]
     active: Bool[Array, " B"]
     finished: Bool[Array, " B"]
     pruned: Bool[Array, " B"]
     pool_votes: Int32[Array, " B"]
     finished_at: Int32[Array, " B"]
+    model: Int32[Array, " B"]
+    price: Float32[Array, " B"]
+    features: Float32[Array, "B F"]
     tokens: Int32[Array, ""]
     budget_left: Int32[Array, ""]
+    feature_names: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
+
+    @property
+    def width(self) -> int:
+        """B, the number of slots."""
+        return int(self.depth.shape[-1])
+
+    def feature(self, name: str) -> Float32[Array, " B"]:
+        """A recorded feature by name.
+
+        Raises:
+          InputError: if the store does not have it.
+        """
+        if name not in self.feature_names:
+            known = ", ".join(self.feature_names) or "none"
+            raise InputError(f"feature {name!r}: not recorded in these trajectories, which have {known}.")
+        return self.features[:, self.feature_names.index(name)]
 
 
 @jax.tree_util.register_dataclass
@@ -216,19 +297,59 @@ class Action:
 
     Attributes:
       prune: PRUNE these slots.
-      branch: BRANCH so many times.
+      open: BRANCH: open these slots, each with its first interval.
       continue_: CONTINUE each slot by so many intervals, READ_TO_END for all that remain.
       probe: PROBE these slots after that; ignored for controllers with `probe_everything`.
+      wait: The round may change nothing without ending the episode, up to MAX_WAITS rounds in a row.
       stop: ANSWER after that.
       answer: The answer to give if the episode ends with this round, an id as in `Observation.answer`.
     """
 
     prune: Bool[Array, " B"]
-    branch: Int32[Array, ""]
+    open: Bool[Array, " B"]
     continue_: Int32[Array, " B"]
     probe: Bool[Array, " B"]
+    wait: Bool[Array, ""]
     stop: Bool[Array, ""]
     answer: Int32[Array, ""]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Admitted:
+    """What of an action may happen: what a live runner is to generate and to probe.
+
+    Attributes:
+      prune: Slots that are pruned.
+      opening: Slots that open.
+      intervals: Intervals that each slot generates at most, the first of an opening slot included.
+      whole: Slots that open and are to be read to their end.
+      probe: Slots whose newest answer is probed unless they finish.
+      most: What the round costs at most, in the cost model's unit.
+      refused: How many of each slot's atomic actions were not admissible.
+      over_budget: Intervals that the budget refused.
+      running: Whether the episode had not ended before.
+      action: The action.
+    """
+
+    prune: Bool[Array, " B"]
+    opening: Bool[Array, " B"]
+    intervals: Int32[Array, " B"]
+    whole: Bool[Array, " B"]
+    probe: Bool[Array, " B"]
+    most: Int32[Array, ""]
+    refused: Int32[Array, " B"]
+    over_budget: Int32[Array, ""]
+    running: Bool[Array, ""]
+    action: Action
+
+
+class Tariff(NamedTuple):
+    """What slots have cost at a depth, without probes."""
+
+    tokens: Int32[Array, " B"]
+    charge: Int32[Array, " B"]  # in the cost model's unit
+    interval: Int32[Array, " B"]  # price of one more interval, in that unit
 
 
 def act(
@@ -236,210 +357,319 @@ def act(
     *,
     answer: ArrayLike,
     stop: ArrayLike = False,
+    wait: ArrayLike = False,
     prune: ArrayLike = False,
-    branch: ArrayLike = 0,
+    branch: ArrayLike | None = None,
+    open: ArrayLike = False,
     continue_: ArrayLike = 0,
     probe: ArrayLike = False,
 ) -> Action:
     """An `Action` with the right shapes and dtypes; scalars stand for every slot.
 
-    Where `stop` holds, the other actions are dropped: the answer cannot profit from them any more.
+    ``branch=n`` opens the next n slots, see `fresh_slots`; `open` names slots. Where `stop` holds, the other actions
+    are dropped: the answer cannot profit from them any more.
     """
-    stop = jnp.asarray(stop, bool)
+    stop = once(jnp.asarray(stop, bool))
     go = ~stop
+    opening = jnp.asarray(open, bool)
+    if branch is not None:
+        opening = opening | fresh_slots(obs, branch)
     return Action(
-        prune=jnp.broadcast_to(go & jnp.asarray(prune, bool), SLOTS),
-        branch=jnp.where(go, jnp.asarray(branch, jnp.int32), 0),
-        continue_=jnp.broadcast_to(jnp.where(go, jnp.asarray(continue_, jnp.int32), 0), SLOTS),
-        probe=jnp.broadcast_to(go & jnp.asarray(probe, bool), SLOTS),
+        prune=jnp.broadcast_to(go & jnp.asarray(prune, bool), obs.width),
+        open=jnp.broadcast_to(go & opening, obs.width),
+        continue_=jnp.broadcast_to(jnp.where(go, jnp.asarray(continue_, jnp.int32), 0), obs.width),
+        probe=jnp.broadcast_to(go & jnp.asarray(probe, bool), obs.width),
+        wait=jnp.asarray(wait, bool),
         stop=stop,
         answer=jnp.asarray(answer, jnp.int32),
     )
 
 
+def fresh_slots(obs: Observation, branches: ArrayLike) -> Bool[Array, " B"]:
+    """The slots that ``act(obs, branch=branches)`` opens: the next ones after the last that is open.
+
+    Slots beyond the width do not exist; those without a branch behind them are included, and refused.
+    """
+    slots = _slots(obs.width)
+    following = jnp.max(jnp.where(obs.open, slots + 1, 0))
+    number = once(jnp.clip(jnp.asarray(branches, jnp.int32), 0, obs.width))
+    return (slots >= following) & (slots - following < number)
+
+
+def once(values: Shaped[Array, "*S"]) -> Shaped[Array, "*S"]:
+    """The same flags, or whole numbers below 2²⁴, computed once instead of in every loop that uses them.
+
+    XLA copies cheap arithmetic into each of its consumers: the scalars of an episode are computed again for every
+    slot and every array that they decide on. It does not copy a division, so this divides by one.
+    """
+    number = values.astype(jnp.float32)
+    number = number / (1 + 0 * number)  # written so that it is not known to be one
+    return number != 0 if values.dtype == jnp.bool_ else number.astype(values.dtype)
+
+
 def count(*masks: Bool[Array, " B"] | Int32[Array, " B"]) -> tuple[Int32[Array, ""], ...]:
-    """The number of slots in each of up to four masks, in one pass; or sums of numbers from 0 to 3."""
-    # Each sum fits into a byte of its own: at most 3 × 64.
-    bytes_ = [mask.astype(jnp.uint32) << jnp.uint32(8 * place) for place, mask in enumerate(masks)]
-    total = jnp.sum(sum(bytes_[1:], start=bytes_[0]), dtype=jnp.uint32)
-    return tuple(((total >> jnp.uint32(8 * place)) & jnp.uint32(255)).astype(jnp.int32) for place in range(len(masks)))
+    """The number of slots in each mask, in as few passes as fit into words; or sums of numbers from 0 to 7."""
+    width = masks[0].shape[-1]
+    totals: list[Int32[Array, ""]] = []
+    word: list[tuple[Array, int, int]] = []  # of masks, with their place in the word and their number of bits
+
+    def add_up() -> None:
+        total = jnp.sum(sum(mask << np.uint32(place) for mask, place, _ in word), dtype=jnp.uint32)
+        for _, place, bits in word:
+            totals.append(((total >> np.uint32(place)) & np.uint32(2**bits - 1)).astype(jnp.int32))
+        word.clear()
+
+    for mask in masks:
+        bits = (width * (1 if mask.dtype == jnp.bool_ else 7)).bit_length()
+        place = sum(bits for *_, bits in word)
+        if place + bits > 32:
+            add_up()
+            place = 0
+        word.append((mask.astype(jnp.uint32), place, bits))
+    add_up()
+    return tuple(totals)
 
 
-def example_observation() -> Observation:
-    """An observation of shapes and dtypes only, to trace a controller's `step` with."""
-    scalar: Any = jax.ShapeDtypeStruct((), jnp.int32)
-    slots: Any = jax.ShapeDtypeStruct((SLOTS,), jnp.int32)
-    flags: Any = jax.ShapeDtypeStruct((SLOTS,), jnp.bool_)
-    return Observation(
-        round=scalar,
-        opened=scalar,
-        unopened=scalar,
-        depth=slots,
-        answer=slots,
-        unparsable=flags,
-        active=flags,
-        finished=flags,
-        pruned=flags,
-        pool_votes=slots,
-        finished_at=slots,
-        tokens=scalar,
-        budget_left=scalar,
+def example_observation(width: int = 64, feature_names: tuple[str, ...] = ()) -> Observation:
+    """An observation of shapes and dtypes only, to trace a controller's functions with."""
+    per_question: Any = jax.ShapeDtypeStruct((1,), jnp.int32)
+    per_branch: Any = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    per_interval: Any = jax.ShapeDtypeStruct((1, 1, 1), jnp.int32)
+    features: Any = jax.ShapeDtypeStruct((1, 1, 1, len(feature_names)), jnp.float32) if feature_names else None
+    store = ReplayStore(
+        answers=per_interval,
+        intervals=per_branch,
+        tokens=per_branch,
+        delta=per_branch,
+        gold=per_question,
+        unparsable=jax.ShapeDtypeStruct((1, 1), jnp.bool_),  # type: ignore[arg-type]  # a shape stands for an array
+        features=features,
+        feature_names=feature_names,
     )
+
+    def first(store: ReplayStore, order: Array) -> Observation:
+        world = World.of(store, Rules(), probe_everything=False)
+        episode = deal(store, jnp.zeros((), jnp.int32), order)
+        return observe(world, episode, init(episode))
+
+    obs: Observation = jax.eval_shape(first, store, jax.ShapeDtypeStruct((width,), jnp.int32))
+    return obs
 
 
 def deal(store: ReplayStore, question: Int32[Array, ""], order: Int32[Array, " B"]) -> Episode:
-    """The episode of a question whose k-th slot holds branch ``order[k]``; −1 for no branch, at the end only."""
+    """The episode of a question whose k-th slot holds branch ``order[k]``; −1 for no branch."""
     dealt = order >= 0
     branch = jnp.maximum(order, 0).astype(jnp.int32)
-    intervals = jnp.where(dealt, store.intervals[question, branch], 0).astype(jnp.int32)
-    last = jnp.maximum(intervals - 1, 0)
-    final = jnp.where(dealt, store.answers[question, branch, last], NO_ANSWER)
+
+    def per_branch(array: Any, otherwise: Any = 0) -> Any:
+        return jnp.where(dealt, jnp.asarray(array)[question, branch], otherwise)
+
+    intervals = per_branch(store.intervals).astype(jnp.int32)
+    final = jnp.where(dealt, store.answers[question, branch, jnp.maximum(intervals - 1, 0)], NO_ANSWER)
     return Episode(
         question=jnp.asarray(question, jnp.int32),
         branch=branch,
         row=(question * store.answers.shape[1] + branch) * store.answers.shape[2],
         intervals=intervals,
-        tokens=jnp.where(dealt, store.tokens[question, branch], 0),
-        delta=jnp.where(dealt, store.delta[question, branch], 0),
+        tokens=per_branch(store.tokens),
+        delta=per_branch(store.delta),
         pool=jnp.sum(intervals > 0, dtype=jnp.int32),
-        agrees=_pack(final[:, None] == final[None, :]),
+        agrees=_pack(final[:, None] == final[None, :]).T,
+        model=None if store.model is None else per_branch(store.model),
+        price=None if store.price is None else per_branch(store.price),
     )
 
 
 def init(episode: Episode) -> State:
     """The state before the first round: nothing opened, nothing spent."""
-    zero = jnp.zeros((), jnp.int32)
+    width = episode.branch.shape[-1]
+    zero, zeros, no = jnp.zeros((), jnp.int32), jnp.zeros(width, jnp.int32), jnp.zeros(width, bool)
     return State(
         round=zero,
         opened=zero,
-        depth=jnp.zeros(SLOTS, jnp.int32),
-        pruned=jnp.zeros(SLOTS, bool),
-        answer=jnp.full(SLOTS, NO_ANSWER, jnp.int32),
-        revealed_at=jnp.zeros(SLOTS, jnp.int32),
-        read_whole=jnp.zeros(SLOTS, bool),
-        finished_at=jnp.full(SLOTS, UNLIMITED, jnp.int32),
-        started=jnp.zeros(SLOTS, jnp.int32),
+        depth=zeros,
+        pruned=no,
+        answer=jnp.full(width, NO_ANSWER, jnp.int32),
+        revealed_at=zeros,
+        run=zeros,
+        read_whole=no,
+        opened_now=no,
+        finished_at=jnp.full(width, UNLIMITED, jnp.int32),
+        started=zeros,
         probes=zero,
+        waited=zero,
         refused=zero,
         stop_reason=jnp.asarray(StopReason.RUNNING, jnp.int32),
         prediction=jnp.asarray(NO_ANSWER, jnp.int32),
     )
 
 
-def observe(store: ReplayStore, episode: Episode, state: State, rules: Rules) -> Observation:
+def observe(world: World, episode: Episode, state: State) -> Observation:
     """What the controller sees of a state."""
-    finished = _finished(episode, state.depth)
-    votes = jnp.sum(jax.lax.population_count(episode.agrees & _pack(finished)[None]), axis=-1).astype(jnp.int32)
+    store, rules = world.store, world.rules
+    width = state.depth.shape[-1]
+    is_open = state.depth > 0
+    finished = _ended(episode, state.depth) & ~state.pruned
+    words = _pack(finished)
+    votes = sum(jax.lax.population_count(episode.agrees[w] & words[w]) for w in range(len(words)))
+    seen = state.depth if world.probe_everything else state.revealed_at
+    latest = episode.row + jnp.maximum(seen - 1, 0)
+    if store.features is None:
+        features = jnp.zeros((width, 0), jnp.float32)
+    else:
+        flat = jnp.asarray(store.features).reshape(-1, store.features.shape[-1])
+        features = jnp.where((seen > 0)[:, None], _take(flat, latest), 0)
+    run = jnp.where(is_open, _take(world.runs, latest), 0) if world.probe_everything else state.run
+    answered = state.answer >= 0
+    unparsable = _take(jnp.asarray(store.unparsable)[episode.question], jnp.maximum(state.answer, 0))
     return Observation(
         round=state.round,
         opened=state.opened,
         unopened=episode.pool - state.opened,
+        available=(episode.intervals > 0) & ~is_open,
+        open=is_open,
+        opened_now=state.opened_now,
         depth=state.depth,
         answer=state.answer,
-        unparsable=(state.answer >= 0) & store.unparsable[episode.question, jnp.maximum(state.answer, 0)],
+        run=run,
+        unparsable=answered & unparsable,
         active=_active(episode, state),
         finished=finished,
         pruned=state.pruned,
-        pool_votes=jnp.where(finished, votes, 0),
-        finished_at=state.finished_at,
+        pool_votes=jnp.where(finished, votes.astype(jnp.int32), 0),
+        finished_at=jnp.where(state.pruned, UNLIMITED, state.finished_at),
+        model=jnp.zeros(width, jnp.int32) if episode.model is None else episode.model,
+        price=jnp.ones(width, jnp.float32) if episode.price is None else episode.price,
+        features=features,
         tokens=tokens(episode, state, rules),
-        budget_left=_budget_left(episode, state.depth, state.read_whole, state.probes, rules),
+        budget_left=_budget_left(episode, state.depth, state.read_whole, probes(world, episode, state), rules),
+        feature_names=store.feature_names,
     )
 
 
-def step(
-    store: ReplayStore, episode: Episode, state: State, action: Action, rules: Rules, probe_everything: bool
-) -> State:
-    """One round. An ended episode stays as it is.
+def step(world: World, episode: Episode, state: State, action: Action) -> State:
+    """One round in replay: `admit`, then `reveal`. An ended episode stays as it is."""
+    return reveal(world, episode, state, admit(world, episode, state, action))
 
-    With `probe_everything` each interval's answer is probed as it is generated, and paid for with it.
-    """
-    slots = jnp.arange(SLOTS, dtype=jnp.int32)
-    ended = state.stop_reason != StopReason.RUNNING
-    action = jax.tree.map(lambda leaf: jnp.where(ended, jnp.zeros_like(leaf), leaf), action)
-    active = _active(episode, state)
+
+def admit(world: World, episode: Episode, state: State, action: Action) -> Admitted:
+    """What of an action may happen."""
+    rules = world.rules
+    running = state.stop_reason == StopReason.RUNNING
+    is_open = state.depth > 0
 
     def probed(depth: Int32[Array, " B"]) -> Int32[Array, ""]:
-        return jnp.sum(_probes_passed(episode, depth), dtype=jnp.int32) if probe_everything else state.probes
+        return jnp.sum(_probes_passed(episode, depth), dtype=jnp.int32) if world.probe_everything else state.probes
 
     # 1. PRUNE
-    prune = action.prune & active
-    not_pruned = action.prune & ~active
-    active = active & ~prune
+    prune = action.prune & is_open & ~state.pruned & running
 
     # 2. BRANCH
-    wanted = jnp.clip(action.branch, 0, 2**16)
-    refused = state.refused + wanted
-    opened = jnp.minimum(wanted, episode.pool - state.opened)
-    opening = (slots >= state.opened) & (slots - state.opened < opened)
+    whole = state.read_whole | (action.open & (action.continue_ == READ_TO_END))
+    opening = action.open & (episode.intervals > 0) & ~is_open & running
     if rules.budget is not None:
-        whole = state.read_whole | opening
-        left = _budget_left(episode, state.depth, whole, state.probes, rules)
+        left = _budget_left(episode, state.depth, whole, probed(state.depth), rules)
         want = opening.astype(jnp.int32)
-        opening = _admit(store, episode, state.depth, want, whole, left, slots, rules, probe_everything) > 0
-        (opened,) = count(opening)
+        slots = _slots(len(want))
+        opening = _affordable(world, episode, state.depth, want, whole, left, slots) > 0
     first = state.depth + opening.astype(jnp.int32)
 
     # 3. CONTINUE
-    admissible = active | opening
-    not_continued = (action.continue_ > 0) & ~admissible
+    admissible = (_active(episode, state) & running & ~prune) | opening
     generated = jnp.where(admissible, jnp.clip(action.continue_, 0, episode.intervals - first), 0)
+    over_budget = jnp.zeros((), jnp.int32)
     if rules.budget is not None:
         left = _budget_left(episode, first, whole, probed(first), rules)
         deepest_first = jnp.argsort(-first, stable=True)
-        paid = _admit(store, episode, first, generated, whole, left, deepest_first, rules, probe_everything)
-        refused += jnp.sum(generated - paid, dtype=jnp.int32)
+        paid = _affordable(world, episode, first, generated, whole, left, deepest_first)
+        over_budget = jnp.sum(generated - paid, dtype=jnp.int32)
         generated = paid
     depth = first + generated
-    finished = _finished(episode, depth)
 
     # 4. PROBE
-    deeper = depth > state.depth
-    if probe_everything:
-        revealed, revealed_at = deeper, state.revealed_at
-        not_probed = jnp.zeros(SLOTS, bool)
-        probes = probed(depth)
-    else:
-        probe = action.probe & admissible & ~finished & (depth > state.revealed_at)
+    probe = jnp.zeros_like(prune)
+    if not world.probe_everything:
+        probe = action.probe & admissible & ~_ended(episode, depth) & (depth > state.revealed_at)
         if rules.budget is not None:
             left = _budget_left(episode, depth, whole, state.probes, rules)
             probe = probe & (jnp.cumsum(probe, dtype=jnp.int32) * rules.probe_cost <= left)
-        not_probed = action.probe & ~probe
+
+    masked = (action.prune & ~prune).astype(jnp.int32) + (action.open & ~opening).astype(jnp.int32)
+    masked += ((action.continue_ > 0) & ~admissible).astype(jnp.int32)
+    if not world.probe_everything:
+        masked += (action.probe & ~probe).astype(jnp.int32)
+    refused = jnp.where(running, masked, 0)
+    intervals, refused, prune, opening, whole, probe = _decided(
+        depth - state.depth, refused, prune, opening, opening & whole, probe
+    )
+    price = tariff(episode, state.depth, state.read_whole, rules).interval
+    probing = intervals if world.probe_everything else probe.astype(jnp.int32)
+    return Admitted(
+        prune=prune,
+        opening=opening,
+        intervals=intervals,
+        whole=whole,
+        probe=probe,
+        most=jnp.sum(intervals * price + probing * rules.probe_cost, dtype=jnp.int32),
+        refused=refused,
+        over_budget=over_budget,
+        running=running,
+        action=action,
+    )
+
+
+def reveal(world: World, episode: Episode, state: State, admitted: Admitted) -> State:
+    """The next state, from what the branches showed."""
+    action, running = admitted.action, admitted.running
+    slots = _slots(state.depth.shape[-1])
+    depth = jnp.minimum(state.depth + admitted.intervals, episode.intervals)
+    deeper = depth > state.depth
+    before, finished = _ended(episode, state.depth), _ended(episode, depth)
+    answers = jnp.asarray(world.store.answers)
+    newest = _take(answers.reshape(-1), episode.row + jnp.maximum(depth - 1, 0)).astype(jnp.int32)
+    if world.probe_everything:
+        revealed, revealed_at, run, probed = deeper, state.revealed_at, state.run, state.probes
+    else:
+        probe = admitted.probe & ~finished
         revealed = probe | (finished & deeper)
         revealed_at = jnp.where(revealed, depth, state.revealed_at)
-        probes = state.probes + jnp.sum(probe, dtype=jnp.int32)
-    newest = store.answers.reshape(-1)[episode.row + jnp.maximum(depth - 1, 0)].astype(jnp.int32)
+        run = jnp.where(revealed, jnp.where(newest == state.answer, state.run + 1, 1), state.run)
+        probed = state.probes + count(probe)[0]
 
-    # 5. ANSWER
-    masked = not_pruned.astype(jnp.int32) + not_continued.astype(jnp.int32) + not_probed.astype(jnp.int32)
-    changed, earlier, masked = count(prune | revealed | deeper, _finished(episode, state.depth), masked)
-    unasked = jnp.where(changed > 0, StopReason.RUNNING, StopReason.IDLE)
+    changes = admitted.prune | revealed | deeper
+    changed, earlier, opened, refused = count(changes, before, admitted.opening, admitted.refused)
+    idle = changed == 0
+    waiting = action.wait & (state.waited < MAX_WAITS)
+    unasked = jnp.where(idle & ~waiting, StopReason.IDLE, StopReason.RUNNING)
     reason = jnp.where(action.stop, StopReason.ANSWERED, unasked).astype(jnp.int32)
-    reason = jnp.where(ended, state.stop_reason, reason)
 
-    at_once = opening & _finished(episode, first)
+    first = state.depth + admitted.opening.astype(jnp.int32)
+    at_once = admitted.opening & _ended(episode, first)
     finish_key = jnp.where(at_once, _finish_key(earlier, 0, 0, slots), _finish_key(earlier, 1, first, slots))
     return State(
-        round=state.round + (~ended).astype(jnp.int32),
+        round=state.round + running.astype(jnp.int32),
         opened=state.opened + opened,
         depth=depth,
-        pruned=state.pruned | prune,
+        pruned=state.pruned | admitted.prune,
         answer=jnp.where(revealed, newest, state.answer),
         revealed_at=revealed_at,
-        read_whole=state.read_whole | (opening & finished),
-        finished_at=jnp.where(finished & (state.finished_at == UNLIMITED), finish_key, state.finished_at),
+        run=run,
+        read_whole=state.read_whole | (admitted.whole & finished),
+        opened_now=admitted.opening,
+        finished_at=jnp.where(finished & ~before, finish_key, state.finished_at),
         # A branch starts when everything that its opening was decided on has been generated.
-        started=jnp.where(opening, sequential_tokens(episode, state, rules), state.started),
-        probes=probes,
-        refused=refused - opened + masked,
-        stop_reason=reason,
-        prediction=jnp.where(ended, state.prediction, action.answer),
+        started=jnp.where(admitted.opening, sequential_tokens(episode, state, world.rules), state.started),
+        probes=probed,
+        waited=jnp.where(idle, state.waited + 1, 0),
+        refused=state.refused + refused + admitted.over_budget,
+        stop_reason=jnp.where(running, reason, state.stop_reason),
+        prediction=jnp.where(running, action.answer, state.prediction),
     )
 
 
 def tokens(episode: Episode, state: State, rules: Rules) -> Int32[Array, ""]:
     """Tokens spent so far."""
-    return jnp.sum(_slot_tokens(episode, state.depth, state.read_whole, rules), dtype=jnp.int32)
+    return jnp.sum(tariff(episode, state.depth, state.read_whole, rules).tokens, dtype=jnp.int32)
 
 
 def sequential_tokens(episode: Episode, state: State, rules: Rules) -> Int32[Array, ""]:
@@ -449,19 +679,65 @@ def sequential_tokens(episode: Episode, state: State, rules: Rules) -> Int32[Arr
     waiting. So branches stepped together cost the longest one, windows the sum of the longest of each, and
     one-by-one sampling the sum, as Parallel-Probe (arXiv 2602.03845) counts them.
     """
-    return jnp.max(state.started + _slot_tokens(episode, state.depth, state.read_whole, rules))
+    return jnp.max(state.started + tariff(episode, state.depth, state.read_whole, rules).tokens)
 
 
-def cost(episode: Episode, state: State, rules: Rules) -> Int32[Array, ""]:
-    """What the episode has cost so far, in the cost model's unit: intervals or tokens, plus κ_probe per probe."""
-    spent = jnp.sum(_spent(episode, state.depth, state.read_whole, rules), dtype=jnp.int32)
-    return spent + jnp.asarray(rules.probe_cost, jnp.int32) * state.probes
+def probes(world: World, episode: Episode, state: State) -> Int32[Array, ""]:
+    """|Ω|, the probes paid for; the answer of a finished branch is no probe."""
+    if world.probe_everything:
+        return jnp.sum(_probes_passed(episode, state.depth), dtype=jnp.int32)
+    return state.probes
+
+
+def cost(world: World, episode: Episode, state: State) -> Int32[Array, ""]:
+    """What the episode has cost so far, in the cost model's unit, plus κ_probe per probe."""
+    charge = tariff(episode, state.depth, state.read_whole, world.rules).charge
+    paid = jnp.asarray(world.rules.probe_cost, jnp.int32) * probes(world, episode, state)
+    return jnp.sum(charge, dtype=jnp.int32) + paid
+
+
+def tariff(episode: Episode, depth: Int32[Array, " B"], read_whole: Bool[Array, " B"], rules: Rules) -> Tariff:
+    """What slots have cost at a depth: the accounting of every `CostModel`.
+
+    Args:
+      episode: The branches behind the slots.
+      depth: Intervals generated.
+      read_whole: Whether a finished slot was opened with READ_TO_END and finished in that round.
+      rules: Which cost model.
+    """
+    ended, steps = _ended(episode, depth), depth * episode.delta
+    if rules.cost is CostModel.GENERATED:
+        spent = jnp.where(ended, episode.tokens, jnp.minimum(steps, episode.tokens))
+    else:
+        stepped = jnp.maximum(episode.tokens, steps - episode.delta)
+        spent = jnp.where(ended, jnp.where(read_whole, episode.tokens, stepped), steps)
+    match rules.cost:
+        case CostModel.INTERVALS:
+            return Tariff(spent, depth, jnp.ones_like(depth))
+        case CostModel.PRICED if episode.price is not None:
+            return Tariff(spent, _priced(episode.price, spent), _priced(episode.price, episode.delta))
+        case _:
+            return Tariff(spent, spent, episode.delta)
+
+
+def finish_keys(width: int) -> int:
+    """`Observation.finished_at` is below this: the number of possible keys with so many slots, at most 2²⁹.
+
+    The digits of a key, highest first: how many branches finished in earlier rounds (of `width`), whether BRANCH or
+    CONTINUE finished it (of 2), how far its depth was from the greatest (of MAX_INTERVALS + 1), its slot (of `width`).
+    """
+    return width * 2 * (MAX_INTERVALS + 1) * width
 
 
 # --- helpers, per slot -------------------------------------------------------------------------------------------
 
 
-def _finished(episode: Episode, depth: Int32[Array, " B"]) -> Bool[Array, " B"]:
+def _slots(width: int) -> Int32[Array, " B"]:
+    return jnp.arange(width, dtype=jnp.int32)
+
+
+def _ended(episode: Episode, depth: Int32[Array, " B"]) -> Bool[Array, " B"]:
+    """Generated to the end, pruned or not."""
     return (depth > 0) & (depth == episode.intervals)
 
 
@@ -469,25 +745,8 @@ def _active(episode: Episode, state: State) -> Bool[Array, " B"]:
     return (state.depth > 0) & (state.depth < episode.intervals) & ~state.pruned
 
 
-def _slot_tokens(
-    episode: Episode, depth: Int32[Array, " B"], read_whole: Bool[Array, " B"], rules: Rules
-) -> Int32[Array, " B"]:
-    """Tokens a slot has cost at a depth."""
-    steps = depth * episode.delta
-    if rules.cost is CostModel.GENERATED:
-        return jnp.where(_finished(episode, depth), episode.tokens, jnp.minimum(steps, episode.tokens))
-    stepped = jnp.maximum(episode.tokens, steps - episode.delta)
-    whole = jnp.where(read_whole, episode.tokens, stepped)
-    return jnp.where(_finished(episode, depth), whole, steps)
-
-
-def _spent(
-    episode: Episode, depth: Int32[Array, " B"], read_whole: Bool[Array, " B"], rules: Rules
-) -> Int32[Array, " B"]:
-    """What a slot has cost at a depth, in the cost model's unit, without probes."""
-    if rules.cost is CostModel.INTERVALS:
-        return depth
-    return _slot_tokens(episode, depth, read_whole, rules)
+def _priced(price: Float32[Array, " B"], spent: Int32[Array, " B"]) -> Int32[Array, " B"]:
+    return jnp.round(price * spent.astype(jnp.float32)).astype(jnp.int32)
 
 
 def _probes_passed(episode: Episode, depth: Int32[Array, " B"]) -> Int32[Array, " B"]:
@@ -499,58 +758,80 @@ def _budget_left(
     episode: Episode,
     depth: Int32[Array, " B"],
     read_whole: Bool[Array, " B"],
-    probes: Int32[Array, ""],
+    probed: Int32[Array, ""],
     rules: Rules,
 ) -> Int32[Array, ""]:
     if rules.budget is None:
         return jnp.asarray(UNLIMITED, jnp.int32)
-    spent = jnp.sum(_spent(episode, depth, read_whole, rules), dtype=jnp.int32)
-    return jnp.asarray(rules.budget, jnp.int32) - spent - jnp.asarray(rules.probe_cost, jnp.int32) * probes
+    spent = jnp.sum(tariff(episode, depth, read_whole, rules).charge, dtype=jnp.int32)
+    return jnp.asarray(rules.budget, jnp.int32) - spent - jnp.asarray(rules.probe_cost, jnp.int32) * probed
 
 
-def _charge(
-    episode: Episode, depth: Int32[Array, " B"], whole: Bool[Array, " B"], rules: Rules, probe_everything: bool
-) -> Int32[Array, " B"]:
-    """What a slot has cost at a depth, with the probes that come with its intervals."""
-    spent = _spent(episode, depth, whole, rules)
-    if probe_everything:
-        spent += rules.probe_cost * _probes_passed(episode, depth)
-    return spent
-
-
-def _admit(
-    store: ReplayStore,
+def _affordable(
+    world: World,
     episode: Episode,
     depth: Int32[Array, " B"],
     wanted: Int32[Array, " B"],
     whole: Bool[Array, " B"],
     left: Int32[Array, ""],
     service: Int32[Array, " B"],
-    rules: Rules,
-    probe_everything: bool,
 ) -> Int32[Array, " B"]:
     """How many of the intervals wanted from each slot the budget left pays for, slots served in that order."""
-    unit = jnp.ones_like(episode.delta) if rules.cost is CostModel.INTERVALS else episode.delta
-    price = unit + (rules.probe_cost if probe_everything else 0)
-    charged = _charge(episode, depth, whole, rules, probe_everything)
-    bill = (_charge(episode, depth + wanted, whole, rules, probe_everything) - charged)[service]
+    rules = world.rules
+
+    def charge(depth: Int32[Array, " B"]) -> Int32[Array, " B"]:
+        """What a slot has cost at a depth, with the probes that come with its intervals."""
+        spent = tariff(episode, depth, whole, rules).charge
+        return spent + rules.probe_cost * _probes_passed(episode, depth) if world.probe_everything else spent
+
+    interval = tariff(episode, depth, whole, rules).interval
+    price = interval + rules.probe_cost if world.probe_everything else interval
+    charged = charge(depth)
+    bill = (charge(depth + wanted) - charged)[service]
     ahead = jnp.zeros_like(bill).at[service].set(jnp.cumsum(bill, dtype=jnp.int32) - bill)
 
     def fits(start: Int32[Array, ""]) -> Bool[Array, " B"]:
         """Whether an interval that starts at this depth is wanted, and what was paid before it leaves its price."""
-        paid = _charge(episode, jnp.full_like(depth, start), whole, rules, probe_everything) - charged
+        paid = charge(jnp.full_like(depth, start)) - charged
         return (start >= depth) & (start < depth + wanted) & (ahead + paid + price <= left)
 
-    depths = jnp.arange(store.answers.shape[-1], dtype=jnp.int32)
-    admitted = jnp.sum(jax.vmap(fits)(depths), axis=0, dtype=jnp.int32)
-    refused = (admitted < wanted)[service].astype(jnp.int32)
+    depths = jnp.arange(world.store.answers.shape[-1], dtype=jnp.int32)
+    affordable = jnp.sum(jax.vmap(fits)(depths), axis=0, dtype=jnp.int32)
+    refused = (affordable < wanted)[service].astype(jnp.int32)
     cut = jnp.zeros_like(refused).at[service].set(jnp.cumsum(refused, dtype=jnp.int32) - refused)
-    return jnp.where(cut > 0, 0, admitted)
+    return jnp.where(cut > 0, 0, affordable)
 
 
 def _finish_key(earlier: Any, phase: int, depth: Any, slots: Int32[Array, " B"]) -> Int32[Array, " B"]:
-    """Orders finished branches: by round, then BRANCH before CONTINUE, then deepest, then earlier opened."""
-    return ((2 * earlier + phase) * (MAX_INTERVALS + 1) + (MAX_INTERVALS - depth)) * SLOTS + slots
+    """See `finish_keys`."""
+    return ((2 * earlier + phase) * (MAX_INTERVALS + 1) + (MAX_INTERVALS - depth)) * len(slots) + slots
+
+
+def _decided(
+    intervals: Int32[Array, " B"], refused: Int32[Array, " B"], *flags: Bool[Array, " B"]
+) -> tuple[Array, ...]:
+    """What was decided for each slot, computed `once`: all of it fits into a number below 2²⁴."""
+    code = intervals * 8 + refused
+    for flag in flags:
+        code = code * 2 + flag.astype(jnp.int32)
+    code = once(code)
+    apart = [(code >> place) & 1 != 0 for place in reversed(range(len(flags)))]
+    rest = code >> len(flags)
+    return rest >> 3, rest & 7, *apart
+
+
+def _runs(store: ReplayStore) -> Int32[Array, " QND"]:
+    """See `World.runs`. A controller that does not look at `Observation.run` does not pay for it."""
+    answers = jnp.asarray(store.answers)
+    depth = jnp.arange(answers.shape[-1], dtype=jnp.int32)
+    before = jnp.concatenate([jnp.full_like(answers[..., :1], -1), answers[..., :-1]], axis=-1)
+    begun = jax.lax.cummax(jnp.where(answers != before, depth, 0), axis=answers.ndim - 1)
+    return (depth - begun + 1).reshape(-1)
+
+
+def _take(table: Shaped[Array, "M ..."], index: Int32[Array, " B"]) -> Shaped[Array, "B ..."]:
+    """``table[index]`` for an index that is known to be inside: smaller programs than with the general rules."""
+    return table.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
 def _pack(bits: Bool[Array, "... B"]) -> UInt32[Array, "... W"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import enum
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int, Int32, PyTree
 
 from autotts_jax import environment
 from autotts_jax.controllers import Controller
-from autotts_jax.environment import Rules, StopReason
+from autotts_jax.environment import Rules, StopReason, World
 from autotts_jax.replay import AnyArray, Dataset, ReplayStore
 from autotts_jax.rollout import COMPILER_OPTIONS, Outcome, record
 from autotts_jax.settings import Row
@@ -75,10 +75,11 @@ def _watch(
     rules: Rules,
 ) -> Watched:
     Q, S, _ = orders.shape
+    world = World.of(store, rules, probe_everything=controller.probe_everything)
 
     def one(number: Int32[Array, ""]) -> Watched:
         q, s = number // S, number % S
-        return _watch_one(controller, rounds, store, params, q, orders[q, s], rules)
+        return _watch_one(controller, rounds, world, params, q, orders[q, s])
 
     # A few hundred at a time: their records are large.
     watched = jax.lax.map(one, jnp.arange(Q * S, dtype=jnp.int32), batch_size=256)
@@ -88,14 +89,14 @@ def _watch(
 def _watch_one(
     controller: Controller,
     rounds: int,
-    store: ReplayStore,
+    world: World,
     params: PyTree,
     question: Int32[Array, ""],
     order: Int32[Array, " B"],
-    rules: Rules,
 ) -> Watched:
+    store: Any = world.store
     episode = environment.deal(store, question, order)
-    outcome, rows = record(controller, store, episode, params, rules, rounds)
+    outcome, rows = record(controller, world, episode, params, rounds)
     state, gold = rows.state, store.gold[question]
     happened = jnp.arange(rounds, dtype=jnp.int32) < outcome.rounds  # [T]; later rows repeat the last state
 
@@ -106,7 +107,8 @@ def _watch_one(
 
     # The votes that the answer was given on: the pool's if there is one.
     finished = last.finished_at != environment.UNLIMITED
-    counted = jnp.where(jnp.any(finished), finished, voters[-1])
+    pool = finished & ~last.pruned
+    counted = jnp.where(jnp.any(pool), pool, voters[-1])
     for_right = _total(counted & right[-1])
     for_given = _total(counted & (last.answer == outcome.answer))
     newly = state.pruned & ~jnp.concatenate([jnp.zeros_like(state.pruned[:1]), state.pruned[:-1]])
@@ -119,7 +121,7 @@ def _watch_one(
     )
     running = jnp.any((last.depth > 0) & ~finished & ~last.pruned)
 
-    tokens = jax.vmap(lambda state: environment.tokens(episode, state, rules))(state)
+    tokens = jax.vmap(lambda state: environment.tokens(episode, state, world.rules))(state)
     known = jnp.concatenate([jnp.zeros(1, jnp.int32), tokens[:-1]])  # spent when each round was decided
     other = happened & (rows.action.answer != outcome.answer)
     settled_in = jnp.max(jnp.where(other, jnp.arange(1, rounds + 1, dtype=jnp.int32), 0))

@@ -216,13 +216,11 @@ _hypervolume = jax.jit(
 def intervals(results: Results, *, resamples: int = 10_000, level: float = 0.95, seed: int = 0) -> pa.Table:
     """Every row of a sweep with the intervals of its accuracy and tokens, clustered by question.
 
-    `pareto` says whether the row is on its dataset's frontier by point estimates; oracles are no competitors.
+    `pareto` says whether the row is on its dataset's frontier by point estimates.
     """
-    methods = np.array([not row.controller.oracle for row in results.rows])
     tables = []
     for sample in _samples(results, None, resamples, level, seed):
-        on = np.zeros(len(methods), bool)
-        on[methods] = pareto(sample.tokens[0, methods], sample.accuracy[0, methods])
+        on = np.asarray(pareto(sample.tokens[0], sample.accuracy[0]))
         tables.append(
             sample.table("accuracy", sample.accuracy) | sample.table("tokens", sample.tokens) | {"pareto": on}
         )
@@ -322,7 +320,7 @@ def compare(
       results: Of one sweep, which gave all of them the same questions and branch orders.
       controller: A curve: all rows of a controller, or with parameters or ``beta`` those rows that have them, as in
         "parallel_probe:chains=64" or "confidence_momentum:beta=0.5".
-      baselines: Curves; all other controllers if left out, but for oracles.
+      baselines: Curves; all other controllers if left out.
       datasets: By name; all if left out.
       at: The row at whose accuracy, and at whose tokens, curves are compared. If left out, each baseline's dearest
         row, by its tokens over all questions of all datasets.
@@ -338,8 +336,7 @@ def compare(
       Then `low`, `high`, `p`, and `p_corrected` by `holm` for all rows of this table.
     """
     if baselines is None:
-        oracles = {row.controller.name for row in results.rows if row.controller.oracle}
-        baselines = [name for name in _names(results) if name not in {*oracles, controller.partition(":")[0]}]
+        baselines = [name for name in _names(results) if name != controller.partition(":")[0]]
     if not baselines:
         raise InputError("baselines: none. Sweep at least one other controller, or name one.")
     curves = _curves(results, [controller, *baselines])

@@ -14,34 +14,41 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float32, Int, Int32, Key
 
-from autotts_jax.replay import SLOTS, Dataset, ReplayStore
+from autotts_jax.replay import Dataset, ReplayStore
 
-__all__ = ["Orders", "bootstrap_orders", "draw_orders", "published_orders", "random_orders"]
+__all__ = ["WIDTH", "Orders", "bootstrap_orders", "draw_orders", "published_orders", "random_orders"]
 
 #: How shuffles are drawn: see `published_orders`, `random_orders`, `bootstrap_orders`.
 Orders = Literal["published", "random", "bootstrap"]
 
+#: The slots of an episode in the published tables.
+WIDTH = 64
 
-def published_orders(store: ReplayStore, shuffles: int) -> Int32[np.ndarray, "Q S B"]:
+
+def published_orders(store: ReplayStore, shuffles: int, width: int = WIDTH) -> Int32[np.ndarray, "Q S B"]:
     """The orders of the published tables: shuffle s of n branches is ``random.Random(s).shuffle`` of 0 … n − 1.
 
-    Slots beyond a question's branches hold −1.
+    Args:
+      store: The questions.
+      shuffles: Orders per question.
+      width: B, the slots of an episode, 1 to 256: the most branches that it can open. Slots beyond a question's
+        branches hold −1. Narrower orders are the first slots of wider ones.
     """
     counts = np.asarray(store.branches)
-    orders = np.full((len(counts), shuffles, SLOTS), -1, np.int32)
+    orders = np.full((len(counts), shuffles, width), -1, np.int32)
     for n in np.unique(counts[counts > 0]):
         rows = []
         for s in range(shuffles):
             row = list(range(n))
             random.Random(s).shuffle(row)
-            rows.append(row[:SLOTS])
-        orders[counts == n, :, : min(n, SLOTS)] = rows
+            rows.append(row[:width])
+        orders[counts == n, :, : min(n, width)] = rows
     return orders
 
 
-@functools.partial(jax.jit, static_argnames="shuffles")
+@functools.partial(jax.jit, static_argnames=("shuffles", "width"))
 def random_orders(
-    key: Key[Array, ""], store: ReplayStore, shuffles: int, first: ArrayLike = 0
+    key: Key[Array, ""], store: ReplayStore, shuffles: int, first: ArrayLike = 0, width: int = WIDTH
 ) -> Int32[Array, "Q S B"]:
     """Uniform permutations of each question's branches, cut to the slots; −1 beyond the branches.
 
@@ -50,25 +57,27 @@ def random_orders(
       store: The questions.
       shuffles: Orders per question.
       first: Number of the store's first question in the set, if it is a part of it.
+      width: As for `published_orders`.
     """
     Q, N = store.intervals.shape
     there = jnp.asarray(store.intervals)[:, None, :] > 0
     draws = jnp.where(there, _uniform(key, first, Q, (shuffles, N)), 2.0)
     orders = jnp.argsort(draws, axis=-1).astype(jnp.int32)
-    orders = jnp.where(jnp.take_along_axis(draws, orders, axis=-1) < 2.0, orders, -1)[..., :SLOTS]
-    return jnp.pad(orders, [(0, 0), (0, 0), (0, max(SLOTS - N, 0))], constant_values=-1)
+    orders = jnp.where(jnp.take_along_axis(draws, orders, axis=-1) < 2.0, orders, -1)[..., :width]
+    return jnp.pad(orders, [(0, 0), (0, 0), (0, max(width - N, 0))], constant_values=-1)
 
 
-@functools.partial(jax.jit, static_argnames="shuffles")
+@functools.partial(jax.jit, static_argnames=("shuffles", "width"))
 def bootstrap_orders(
-    key: Key[Array, ""], store: ReplayStore, shuffles: int, first: ArrayLike = 0
+    key: Key[Array, ""], store: ReplayStore, shuffles: int, first: ArrayLike = 0, width: int = WIDTH
 ) -> Int32[Array, "Q S B"]:
     """Resamples of each question's branches with replacement: every slot holds one, also beyond the pool's size.
 
     The arguments are those of `random_orders`.
     """
     counts = jnp.sum(jnp.asarray(store.intervals) > 0, axis=-1, dtype=jnp.int32)[:, None, None]
-    draws = _uniform(key, first, counts.shape[0], (shuffles, SLOTS))
+    # Of narrow orders too, the first slots of the usual ones.
+    draws = _uniform(key, first, counts.shape[0], (shuffles, max(width, WIDTH)))[..., :width]
     picks = jnp.minimum((draws * counts.astype(jnp.float32)).astype(jnp.int32), counts - 1)
     return jnp.where(counts > 0, picks, -1)
 
@@ -80,11 +89,17 @@ def _uniform(key: Key[Array, ""], first: ArrayLike, questions: int, shape: tuple
 
 
 def draw_orders(
-    datasets: Sequence[Dataset], shuffles: int, orders: Orders, seed: int, start: int = 0, stop: int | None = None
+    datasets: Sequence[Dataset],
+    shuffles: int,
+    orders: Orders,
+    seed: int,
+    start: int = 0,
+    stop: int | None = None,
+    width: int = WIDTH,
 ) -> Int[np.ndarray, "q S B"]:
     """The branch orders of questions start … stop − 1 of all; −1 beyond the last question."""
     stop = sum(map(len, datasets)) if stop is None else stop
-    dealt = np.full((stop - start, shuffles, SLOTS), -1, np.int32)
+    dealt = np.full((stop - start, shuffles, width), -1, np.int32)
     offset = 0
     for dataset in datasets:
         low, high = max(start - offset, 0), min(stop - offset, len(dataset))
@@ -92,11 +107,11 @@ def draw_orders(
             store = jax.tree.map(lambda array, low=low, high=high: array[low:high], dataset.store)
             match orders:
                 case "published":
-                    drawn: Any = published_orders(store, shuffles)
+                    drawn: Any = published_orders(store, shuffles, width)
                 case "random":
-                    drawn = random_orders(jax.random.key(seed), store, shuffles, low)
+                    drawn = random_orders(jax.random.key(seed), store, shuffles, low, width)
                 case "bootstrap":
-                    drawn = bootstrap_orders(jax.random.key(seed), store, shuffles, low)
+                    drawn = bootstrap_orders(jax.random.key(seed), store, shuffles, low, width)
             dealt[low + offset - start : high + offset - start] = drawn
         offset += len(dataset)
     return dealt

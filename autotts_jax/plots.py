@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
-from autotts_jax.replay import SLOTS, AnyArray
+from autotts_jax.replay import AnyArray
 from autotts_jax.traces import Trace
 
 __all__ = ["calibration", "episode_path", "per_question", "scaling_curves", "votes_over_rounds"]
@@ -188,7 +188,7 @@ def _colours(trace: Trace) -> Mapping[str, str]:
     for moment in trace.rounds:
         total.update(moment.votes)
     first = [answer for answer in (trace.gold, trace.outcome["answer"]) if answer in total]
-    rest = [answer for answer, _ in total.most_common(SLOTS) if answer not in first]
+    rest = [answer for answer, _ in total.most_common() if answer not in first]
     # The gold answer is always green.
     order = ("#009E73" if trace.gold in first else "", *(c for c in COLOURS if c != "#009E73"))
     names = list(dict.fromkeys([*first, *rest]))[: len(COLOURS) - 1]

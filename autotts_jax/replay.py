@@ -16,13 +16,12 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Int, Int32
+from jaxtyping import Bool, Float32, Int, Int32
 
 from autotts_jax.errors import InputError
 from autotts_jax.trajectories import FORMATS, MAX_TOKENS, Trajectories, read, suffixes
 
 __all__ = [
-    "SLOTS",
     "Dataset",
     "ReplayStore",
     "bucket",
@@ -38,9 +37,6 @@ __all__ = [
 #: On the host or on a device.
 AnyArray: TypeAlias = Array | np.ndarray
 
-#: B, the slots of an episode: the most branches that one can open.
-SLOTS = 64
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +44,9 @@ class ReplayStore:
     """Recorded branches of Q questions, padded to N branches and D intervals; a pytree of arrays.
 
     Answer ids are per question and shuffled, so that an id tells neither right from wrong nor rare from frequent.
+    A field's ``pad`` is what lies beyond a question's branches, a branch's intervals, or the last question. A store
+    without an optional field, joined with stores that have it, is filled up with that field's ``pad``; features must
+    be the same in all of them.
 
     Attributes:
       answers: ``[Q, N, D]`` id of the answer that interval d + 1 reveals, the final one last; −1 beyond the end.
@@ -56,14 +55,29 @@ class ReplayStore:
       delta: ``[Q, N]`` Δ, tokens per interval.
       gold: ``[Q]`` id of the gold answer; −1 if no branch ever gives it.
       unparsable: ``[Q, A]`` whether an id stands for an answer that could not be parsed.
+      features: ``[Q, N, D, F]`` recorded with each interval and revealed with its probe, for instance confidences;
+        None if there are none.
+      model: ``[Q, N]`` which of several models the branch is of; None if there is one.
+      price: ``[Q, N]`` price per token, in a unit in which a branch's price is a whole number of units up to 2²²
+        (`CostModel.PRICED` rounds per branch); None if all are 1.
+      feature_names: The names of the F features.
     """
 
-    answers: Int[AnyArray, "Q N D"]
-    intervals: Int32[AnyArray, "Q N"]
-    tokens: Int32[AnyArray, "Q N"]
-    delta: Int32[AnyArray, "Q N"]
-    gold: Int32[AnyArray, " Q"]
-    unparsable: Bool[AnyArray, "Q A"]
+    answers: Int[AnyArray, "Q N D"] = dataclasses.field(metadata={"pad": -1})
+    intervals: Int32[AnyArray, "Q N"] = dataclasses.field(metadata={"pad": 0})
+    tokens: Int32[AnyArray, "Q N"] = dataclasses.field(metadata={"pad": 0})
+    delta: Int32[AnyArray, "Q N"] = dataclasses.field(metadata={"pad": 0})
+    gold: Int32[AnyArray, " Q"] = dataclasses.field(metadata={"pad": -1})
+    unparsable: Bool[AnyArray, "Q A"] = dataclasses.field(metadata={"pad": False})
+    features: Float32[AnyArray, "Q N D F"] | None = dataclasses.field(default=None, metadata={"pad": 0})
+    model: Int32[AnyArray, "Q N"] | None = dataclasses.field(default=None, metadata={"pad": 0})
+    price: Float32[AnyArray, "Q N"] | None = dataclasses.field(default=None, metadata={"pad": 1})
+    feature_names: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
+
+    def arrays(self) -> dict[str, AnyArray]:
+        """The arrays that are there, by field."""
+        fields = {field.name: getattr(self, field.name) for field in _FIELDS}
+        return {name: array for name, array in fields.items() if array is not None}
 
     @property
     def branch_mask(self) -> Bool[AnyArray, "Q N"]:
@@ -81,6 +95,11 @@ class ReplayStore:
     def branches(self) -> Int32[AnyArray, " Q"]:
         """Branches per question."""
         return self.branch_mask.sum(axis=-1, dtype=np.int32)
+
+
+#: The fields that hold arrays.
+_FIELDS = tuple(field for field in dataclasses.fields(ReplayStore) if "pad" in field.metadata)
+_PADS = {field.name: field.metadata["pad"] for field in _FIELDS}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -179,12 +198,23 @@ def joint_shape(stores: Sequence[ReplayStore], *, bucketed: bool = False) -> Sha
       stores: The stores.
       bucketed: Whether sizes are rounded up by up to an eighth, so that similar stores have the same shapes and
         are replayed by the same compiled program.
+
+    Raises:
+      InputError: if some stores have features that others lack.
     """
-    shapes = [{name: array.shape[1:] for name, array in vars(store).items()} for store in stores]
-    return {
-        name: tuple(bucket(n) if bucketed else n for n in map(max, zip(*(s[name] for s in shapes), strict=True)))
-        for name in shapes[0]
-    }
+    names = sorted({store.feature_names for store in stores})
+    if len(names) > 1:
+        listed = " and ".join(", ".join(some) or "none" for some in names[:2])
+        raise InputError(f"features: {listed}. Stores that are replayed together must have the same ones.")
+    shapes = [{name: array.shape[1:] for name, array in store.arrays().items()} for store in stores]
+    found = {name: [shape[name] for shape in shapes if name in shape] for field in _FIELDS for name in [field.name]}
+
+    def joint(name: str, tails: list[tuple[int, ...]]) -> tuple[int, ...]:
+        most = tuple(map(max, zip(*tails, strict=True)))
+        kept = most[-1:] if name == "features" else ()  # F is not padded
+        return (*(bucket(n) if bucketed else n for n in most[: len(most) - len(kept)]), *kept)
+
+    return {name: joint(name, tails) for name, tails in found.items() if tails}
 
 
 def bucket(size: int) -> int:
@@ -204,23 +234,23 @@ def part(stores: Sequence[ReplayStore], start: int, stop: int, shape: Shape) -> 
     """
     arrays: dict[str, np.ndarray] = {}
     for name, tail in shape.items():
-        dtype = np.result_type(*(getattr(store, name) for store in stores))
-        arrays[name] = np.full((stop - start, *tail), -1 if name in ("answers", "gold") else 0, dtype)
+        dtype = np.result_type(*(store.arrays()[name] for store in stores if name in store.arrays()))
+        arrays[name] = np.full((stop - start, *tail), _PADS[name], dtype)
     offset = 0
     for store in stores:
         low, high = max(start - offset, 0), min(stop - offset, len(store.gold))
         if low < high:
-            for name, array in arrays.items():
-                piece = getattr(store, name)[low:high]
+            for name, array in store.arrays().items():
+                piece = array[low:high]
                 inside = tuple(slice(size) for size in piece.shape[1:])
-                array[(slice(low + offset - start, high + offset - start), *inside)] = piece
+                arrays[name][(slice(low + offset - start, high + offset - start), *inside)] = piece
         offset += len(store.gold)
-    return ReplayStore(**arrays)
+    return ReplayStore(**arrays, feature_names=stores[0].feature_names)
 
 
 # --- on disk ---------------------------------------------------------------------------------------------------------
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 def save(dataset: Dataset, path: str | os.PathLike[str], *, force: bool = False) -> None:
@@ -234,7 +264,8 @@ def save(dataset: Dataset, path: str | os.PathLike[str], *, force: bool = False)
     import orbax.checkpoint as ocp  # it takes a second to import
 
     strings = {key: getattr(dataset, key) for key in ("parts", "texts", "golds", "choices")}
-    arrays = {field.name: np.asarray(getattr(dataset.store, field.name)) for field in dataclasses.fields(ReplayStore)}
+    strings["feature_names"] = dataset.store.feature_names
+    arrays = {name: np.asarray(array) for name, array in dataset.store.arrays().items()}
     layout = {name: [str(array.dtype), *array.shape] for name, array in arrays.items()}
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         checkpointer.save(
@@ -280,7 +311,7 @@ def load(path: str | os.PathLike[str]) -> Dataset:
             "Pack the trajectories again."
         )
     return Dataset(
-        store=ReplayStore(**arrays),
+        store=ReplayStore(**arrays, feature_names=tuple(metadata["feature_names"])),
         parts=tuple((name, n) for name, n in metadata["parts"]),
         texts=tuple(metadata["texts"]),
         golds=tuple(metadata["golds"]),

@@ -58,7 +58,7 @@ def page(
                 "traces": _examples(dataset, row, orders, rules, examples),
             }
         )
-    names = list(dict.fromkeys(row.controller.name for row in results.rows if not row.controller.oracle))
+    names = list(dict.fromkeys(row.controller.name for row in results.rows))
     compared = tts.frontier.compare(results, names[0], names[1:]).to_pylist() if len(names) > 1 else []
     return _TEMPLATES.get_template("report.html").render(
         parts=results.parts,
@@ -76,8 +76,7 @@ def _one_row_each(rows: Sequence[tts.Row]) -> list[tts.Row]:
     """Each method's row at the middle of its β grid."""
     by_name: dict[str, list[tts.Row]] = {}
     for row in rows:
-        if not row.controller.oracle:
-            by_name.setdefault(row.controller.name, []).append(row)
+        by_name.setdefault(row.controller.name, []).append(row)
     return [group[len(group) // 2] for group in by_name.values()]
 
 

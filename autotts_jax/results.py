@@ -23,6 +23,7 @@ __all__ = ["FIELDS", "Results"]
 #: The fields of an outcome that are reported, in the tables' order.
 FIELDS = (
     "correct",
+    "passed",
     "tokens",
     "sequential_tokens",
     "cost",
@@ -32,6 +33,7 @@ FIELDS = (
     "opened",
     "pruned",
     "refused",
+    "idle",
 )
 
 

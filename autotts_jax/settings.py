@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from autotts_jax.controllers import CONTROLLERS, Controller, check_shapes
-from autotts_jax.controllers.base import named_leaves
+from autotts_jax.controllers.schedules import named_leaves
 from autotts_jax.errors import InputError
 
 __all__ = ["Row", "Setting", "check_pool", "rows_of"]
@@ -49,8 +49,10 @@ class Setting:
             low, high = (0, 1) if name == "beta" else self.controller.bounds.get(name, (-np.inf, np.inf))
             if not low <= value <= high:
                 raise InputError(f"{place}: outside {low:g} to {high:g}. Choose a value in that range.")
-            if name in known and np.issubdtype(known[name], np.integer) and value != int(value):
+            if name in known and np.issubdtype(known[name].dtype, np.integer) and value != int(value):
                 raise InputError(f"{place}: not a whole number. Give one.")
+            if name in known and known[name].shape:
+                raise InputError(f"{place}: it has {known[name].size} values. Only scalars can be given.")
 
     @classmethod
     def parse(cls, text: str) -> Setting:
@@ -90,17 +92,17 @@ class Row:
 
     controller: Controller
     beta: float | None
-    params: PyTree  # scalars
+    params: PyTree
 
     def described(self) -> str:
         """The parameters as JSON."""
-        # As text first: 0.95 in float32 is 0.95 to the reader, not 0.949999988079071.
-        return json.dumps(
-            {
-                name: int(value) if np.issubdtype(value.dtype, np.integer) else float(str(value))
-                for name, value in named_leaves(self.params).items()
-            }
-        )
+
+        def plain(value: np.ndarray) -> Any:
+            # As text first: 0.95 in float32 is 0.95 to the reader, not 0.949999988079071.
+            whole = np.issubdtype(value.dtype, np.integer)
+            return np.vectorize(lambda x: int(x) if whole else float(str(x)), otypes=[object])(value).tolist()
+
+        return json.dumps({name: plain(np.asarray(value)) for name, value in named_leaves(self.params).items()})
 
 
 def rows_of(setting: Setting, betas: Sequence[float]) -> list[Row]:
@@ -169,7 +171,6 @@ def _from_file(path: Path, attribute: str) -> Controller:
     return found
 
 
-def _parameters(controller: Controller) -> dict[str, np.dtype[Any]]:
-    """A controller's parameters and their dtypes."""
-    shapes = jax.eval_shape(controller.schedule, jax.ShapeDtypeStruct((), jnp.float32))
-    return {name: leaf.dtype for name, leaf in named_leaves(shapes).items()}
+def _parameters(controller: Controller) -> dict[str, jax.ShapeDtypeStruct]:
+    """A controller's parameters by name."""
+    return named_leaves(jax.eval_shape(controller.schedule, jax.ShapeDtypeStruct((), jnp.float32)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import os
@@ -20,8 +21,8 @@ from autotts_jax.checkpoints import Checkpoint
 from autotts_jax.controllers import CONTROLLERS, Controller
 from autotts_jax.environment import CostModel, Rules, example_observation
 from autotts_jax.errors import InputError
-from autotts_jax.orders import Orders, draw_orders
-from autotts_jax.replay import SLOTS, Dataset, bucket, joint_shape, part
+from autotts_jax.orders import WIDTH, Orders, draw_orders
+from autotts_jax.replay import Dataset, bucket, joint_shape, part
 from autotts_jax.results import FIELDS, Results
 from autotts_jax.rollout import COMPILER_OPTIONS, Outcome, evaluate
 from autotts_jax.settings import Row, Setting, check_pool, rows_of
@@ -36,6 +37,12 @@ _MAX_BUDGET, _MAX_PROBE_COST = 2**30, 4096
 
 #: Bytes that one chunk of questions may take on a device, by platform; elsewhere (None) this share of its memory.
 _CHUNK_BYTES, _CHUNK_SHARE = {"cpu": 2**26}, 1 / 8
+
+#: Numbers of slots that programs are made for.
+_WIDTHS = (8, 16, 32, 64, 128, 256)
+
+#: Episodes of fewer slots that pay for compiling a program of their own.
+_WORTH_A_PROGRAM = 300_000
 
 _evaluate = jax.jit(evaluate, static_argnames=("controller", "devices"), compiler_options=COMPILER_OPTIONS)
 
@@ -101,10 +108,6 @@ def sweep(
         for setting, rows in zip(chosen, grid, strict=True)
         for note in check_pool(setting, rows, branches, replacement=orders == "bootstrap")
     ]
-    notes += [
-        f"{name} is no method but an upper bound: it counts as right if any branch it read is right."
-        for name in dict.fromkeys(setting.controller.name for setting in chosen if setting.controller.oracle)
-    ]
     plan = _Plan(datasets, list(itertools.chain.from_iterable(grid)), shuffles, orders, seed, rules)
     sums = _run(plan, chunk, checkpoint, progress)
     return Results(
@@ -115,6 +118,21 @@ def sweep(
         shuffles=shuffles,
         notes=tuple(notes),
     )
+
+
+def width_of(rows: Sequence[Row], pool: int | None) -> int:
+    """The least usual number of slots that is enough for these rows of one controller.
+
+    Args:
+      rows: The rows.
+      pool: The most branches of any question; None for orders that draw with replacement.
+    """
+    most = [row.controller.most_branches(row.params) for row in rows]
+    if any(number is None for number in most):
+        return WIDTH
+    needed = max(cast(list[int], most))
+    needed = needed if pool is None else min(needed, pool)
+    return next((width for width in _WIDTHS if width >= needed), _WIDTHS[-1])
 
 
 # --- the work --------------------------------------------------------------------------------------------------------
@@ -135,20 +153,37 @@ class _Plan:
     def questions(self) -> int:
         return sum(len(dataset) for dataset in self.datasets)
 
-    @property
-    def groups(self) -> dict[Controller, list[int]]:
-        """The rows of each controller: they are replayed together."""
-        groups: dict[Controller, list[int]] = {}
+    @functools.cached_property
+    def groups(self) -> list[_Group]:
+        """The rows that are replayed together: those of a controller, by width where that pays."""
+        by_width: dict[Controller, dict[int, list[int]]] = {}
+        pool = None if self.orders == "bootstrap" else max(int(data.store.branches.max()) for data in self.datasets)
         for index, row in enumerate(self.rows):
-            groups.setdefault(row.controller, []).append(index)
+            width = width_of([row], pool)
+            by_width.setdefault(row.controller, {}).setdefault(width, []).append(index)
+        groups = []
+        for controller, rows in by_width.items():
+            waiting: list[int] = []
+            for width in sorted(rows):
+                waiting = sorted(waiting + rows[width])
+                episodes = len(waiting) * self.questions * self.shuffles
+                if episodes >= _WORTH_A_PROGRAM or width == max(rows):
+                    groups.append(_Group(controller, width, waiting))
+                    waiting = []
         return groups
+
+    @property
+    def width(self) -> int:
+        """Of the orders that are drawn; narrower groups replay their first slots."""
+        return max(WIDTH, *(group.width for group in self.groups))
 
     @property
     def chunk_size(self) -> int:
         """As many questions as fit well into a device's memory, with all that replaying them takes."""
-        store = sum(np.asarray(array).nbytes for dataset in self.datasets for array in vars(dataset.store).values())
+        store = sum(np.asarray(array).nbytes for dataset in self.datasets for array in dataset.store.arrays().values())
         # Per (question, order): what `Episode` and `Outcome` hold. Per question: the store.
-        pair = SLOTS * 4 * 8 + max(map(len, self.groups.values())) * len(dataclasses.fields(Outcome)) * 4
+        most_rows = max(len(group.rows) for group in self.groups)
+        pair = self.width * 4 * 8 + most_rows * len(dataclasses.fields(Outcome)) * 4
         device = jax.local_devices()[0]
         memory = (device.memory_stats() or {}).get("bytes_limit", 2**31)
         limit = _CHUNK_BYTES.get(device.platform, memory * _CHUNK_SHARE) * jax.local_device_count()
@@ -164,18 +199,27 @@ class _Plan:
             array = np.ascontiguousarray(leaf)
             digest.update(f"{array.dtype}{array.shape}".encode())
             digest.update(array.data)
-        for controller, group in self.groups.items():
-            params = self.rows[group[0]].params
-            code = jax.make_jaxpr(controller.step)(params, controller.init(params), example_observation())
+        for controller, width, rows in self.groups:
+            params, obs = self.rows[rows[0]].params, example_observation(width, self.datasets[0].store.feature_names)
+            memory = jax.eval_shape(controller.init, params, obs)
+            code = jax.make_jaxpr(controller.step)(params, memory, obs)
             # Addresses of functions differ from one process to the next.
-            digest.update(re.sub("0x[0-9a-f]+", "", f"{controller.name}{group}{code}").encode())
+            digest.update(re.sub("0x[0-9a-f]+", "", f"{controller.name}{width}{rows}{code}").encode())
         rules = (self.rules.cost.value, int(cast(int, self.rules.probe_cost)), self.rules.budget)
         digest.update(repr((self.shuffles, self.orders, self.seed, rules)).encode())
         return digest.hexdigest()
 
 
+class _Group(NamedTuple):
+    """Rows of a controller that are replayed together."""
+
+    controller: Controller
+    width: int  # B
+    rows: list[int]
+
+
 class _Piece(NamedTuple):
-    """One controller's rows on one chunk of questions."""
+    """A group on one chunk of questions."""
 
     controller: Controller
     rows: list[int]
@@ -235,7 +279,7 @@ def _launch(plan: _Plan, size: int, kept: Checkpoint | None) -> Iterator[tuple[_
         if number % jax.process_count() != jax.process_index():
             continue
         arrays = None
-        for controller, rows in plan.groups.items():
+        for controller, width, rows in plan.groups:
             piece = _Piece(controller, rows, start, min(start + size, plan.questions))
             sums = kept.load(piece.name) if kept else None
             if sums is not None:
@@ -243,10 +287,10 @@ def _launch(plan: _Plan, size: int, kept: Checkpoint | None) -> Iterator[tuple[_
                 continue
             if arrays is None:
                 stop = start + bucket(min(size, plan.questions))
-                orders = draw_orders(plan.datasets, plan.shuffles, plan.orders, plan.seed, start, stop)
+                orders = draw_orders(plan.datasets, plan.shuffles, plan.orders, plan.seed, start, stop, plan.width)
                 arrays = jax.device_put((part(stores, start, stop, shape), orders))
             params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(plan.rows[index].params for index in rows))
-            yield piece, _evaluate(controller, arrays[0], params, arrays[1], plan.rules, devices=devices)
+            yield piece, _evaluate(controller, arrays[0], params, arrays[1][..., :width], plan.rules, devices=devices)
 
 
 def _summed(outcome: Outcome, questions: int) -> dict[str, Int64[np.ndarray, "P q"]]:

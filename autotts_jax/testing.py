@@ -12,8 +12,10 @@ from jax import Array
 from jaxtyping import PyTree
 
 from autotts_jax import environment
-from autotts_jax.controllers.base import Controller, check_shapes, named_leaves
-from autotts_jax.environment import NO_ANSWER, SLOTS, Rules, StopReason
+from autotts_jax.artefacts import export_controller
+from autotts_jax.controllers.base import Controller, check_shapes
+from autotts_jax.controllers.schedules import named_leaves
+from autotts_jax.environment import MAX_WAITS, NO_ANSWER, Rules, StopReason, World
 from autotts_jax.errors import ContractError, InputError
 from autotts_jax.orders import published_orders
 from autotts_jax.replay import ReplayStore
@@ -23,7 +25,9 @@ __all__ = ["Report", "check_controller"]
 
 _BETAS = np.linspace(0, 1, 101, dtype=np.float32)
 _FEW_BETAS = np.linspace(0, 1, 3, dtype=np.float32)
-_ROUNDS = 600
+
+#: Slots of the checked episodes, and another number that the functions must take as well.
+_WIDTH, _OTHER_WIDTH = 64, 24
 
 _Run = Callable[[ReplayStore, PyTree], tuple[Outcome, Record]]
 
@@ -41,46 +45,70 @@ class Report:
     notes: tuple[str, ...]
 
 
-def check_controller(controller: Controller) -> Report:
+def check_controller(controller: Controller, feature_names: tuple[str, ...] = ()) -> Report:
     """Checks a controller against the contract, on a small random world.
+
+    Args:
+      controller: What to check.
+      feature_names: Recorded features that it looks at.
 
     Raises:
       ContractError: at the first rule that is broken.
     """
     try:
-        check_shapes(controller)
+        check_shapes(controller, _WIDTH, feature_names)
     except InputError as error:
         raise ContractError(str(error)) from error
-    store = _world()
+    _check_width(controller, feature_names)
+    store = _world(feature_names=feature_names)
     params = _check_schedule(controller)
     traces: list[ReplayStore] = []
-    run = _replayer(controller, traces)
+    rounds = _enough_rounds(controller, store, params)
+    run = _replayer(controller, traces, rounds)
     outcome, rows = run(store, params)
     checks: dict[str, Callable[[], None]] = {
         "no array is closed over": lambda: _check_closure(controller),
         "no NaN": lambda: _check_finite(controller, rows),
-        "every episode ends": lambda: _check_end(controller, outcome),
+        "every episode ends": lambda: _check_end(controller, outcome, rounds),
         "only revealed answers are given": lambda: _check_answers(controller, outcome, rows),
         "what was not paid for changes nothing": lambda: _check_hidden(controller, store, params, outcome, rows, run),
         "nothing retraces over β": lambda: _check_retrace(controller, traces),
         "ended episodes absorb, padding changes nothing": lambda: _check_driver(controller, store, params, outcome),
-        "it can be exported": lambda: _check_export(controller),
+        "no more branches are opened than it says": lambda: _check_opens(controller, store, params, outcome),
+        "exported, it decides the same": lambda: _check_export(controller, store, params, outcome),
     }
     for check in checks.values():
         check()
     notes = []
     if refused := int(outcome.refused.sum()):
         notes.append(f"{refused} inadmissible actions were masked; ask obs.active and obs.unopened first.")
-    if idle := int((outcome.stop_reason == StopReason.IDLE).sum()):
+    if idle := int(outcome.idle.sum()):
         notes.append(
-            f"{idle} of {outcome.stop_reason.size} episodes ended by a round that changed nothing, not by stop."
+            f"{idle} of {outcome.idle.size} episodes ended by a round that changed nothing, not by stop; `wait` lets "
+            f"up to {MAX_WAITS} such rounds pass."
         )
     if not int(outcome.opened.sum()):
         notes.append("no branch was ever opened.")
     return Report(("shapes and dtypes are fixed", "schedule is finite and monotone in β", *checks), tuple(notes))
 
 
-def _world(questions: int = 4, branches: int = 80, depth: int = 24, seed: int = 0) -> ReplayStore:
+def _check_width(controller: Controller, feature_names: tuple[str, ...]) -> None:
+    try:
+        check_shapes(controller, _OTHER_WIDTH, feature_names)
+    except InputError as error:
+        raise ContractError(
+            f"{error} It passes with {_WIDTH} slots and fails with {_OTHER_WIDTH}: a number of slots is written out. "
+            "Use obs.width."
+        ) from error
+
+
+def _world(
+    questions: int = 4,
+    branches: int = 80,
+    depth: int = 24,
+    seed: int = 0,
+    feature_names: tuple[str, ...] = (),
+) -> ReplayStore:
     """A small random store: few answers that settle, ragged depths, one question short of branches."""
     rng = np.random.default_rng(seed)
     Q, N, D = questions, branches, depth
@@ -98,18 +126,31 @@ def _world(questions: int = 4, branches: int = 80, depth: int = 24, seed: int = 
         delta=np.where(intervals > 0, 100, 0).astype(np.int32),
         gold=np.zeros(Q, np.int32),
         unparsable=np.tile(np.arange(6) == 5, (Q, 1)),
+        features=rng.normal(size=(Q, N, D, len(feature_names))).astype(np.float32) if feature_names else None,
+        feature_names=feature_names,
     )
 
 
 def _orders(store: ReplayStore) -> np.ndarray:
-    return published_orders(store, 1)
+    return published_orders(store, 1, _WIDTH)
 
 
-def _replayer(controller: Controller, traces: list[ReplayStore]) -> _Run:
+def _enough_rounds(controller: Controller, store: ReplayStore, params: PyTree) -> int:
+    """How many rounds its longest episode takes, in powers of two; as many as one that works in each can have."""
+    rounds, most = 128, _WIDTH * (2 * store.answers.shape[-1] + 1)  # an interval, a probe or a prune in each
+    outcome = jax.jit(evaluate, static_argnums=0)(controller, store, params, _orders(store))
+    longest = int(np.max(outcome.rounds))
+    while rounds < min(longest, most):
+        rounds *= 2
+    return rounds
+
+
+def _replayer(controller: Controller, traces: list[ReplayStore], rounds: int) -> _Run:
     """Replays one shuffle round by round: outcomes ``[P, Q]`` and records ``[P, Q, T, …]``."""
 
     def one(store: ReplayStore, params: PyTree, order: Array, q: Array) -> tuple[Outcome, Record]:
-        return record(controller, store, environment.deal(store, q, order), params, Rules(), _ROUNDS)
+        world = World.of(store, Rules(), probe_everything=controller.probe_everything)
+        return record(controller, world, environment.deal(store, q, order), params, rounds)
 
     @jax.jit
     def replay(store: ReplayStore, params: PyTree, orders: Array) -> tuple[Outcome, Record]:
@@ -174,10 +215,11 @@ def _check_finite(controller: Controller, rows: Record) -> None:
             )
 
 
-def _check_end(controller: Controller, outcome: Outcome) -> None:
+def _check_end(controller: Controller, outcome: Outcome, rounds: int) -> None:
     if np.any(outcome.stop_reason == StopReason.RUNNING):
         raise ContractError(
-            f"{controller.name}: an episode is still running after {_ROUNDS} rounds. Stop once nothing is left to do."
+            f"{controller.name}: an episode is still running after {rounds} rounds, more than there are intervals and "
+            "probes. Wait less, and stop once nothing is left to do."
         )
 
 
@@ -194,14 +236,14 @@ def _check_answers(controller: Controller, outcome: Outcome, rows: Record) -> No
 
 def _check_driver(controller: Controller, store: ReplayStore, params: PyTree, outcome: Outcome) -> None:
     """`evaluate` on a padded store against the record, which goes on long after an episode's end."""
-    grown = [(0, 2), (0, 3)]
-    padded = ReplayStore(
-        answers=np.pad(store.answers, [*grown, (0, 5)], constant_values=-1),
-        intervals=np.pad(store.intervals, grown),
-        tokens=np.pad(store.tokens, grown),
-        delta=np.pad(store.delta, grown),
-        gold=np.pad(store.gold, (0, 2), constant_values=-1),
-        unparsable=np.pad(store.unparsable, [(0, 2), (0, 1)]),
+    grown = {"answers": (2, 3, 5), "features": (2, 3, 5, 0), "gold": (2,), "unparsable": (2, 1)}
+    padded = dataclasses.replace(
+        store,
+        **{
+            field.name: np.pad(array, [(0, n) for n in grown.get(field.name, (2, 3))], constant_values=pad)
+            for field in dataclasses.fields(store)
+            if (pad := field.metadata.get("pad")) is not None and (array := getattr(store, field.name)) is not None
+        },
     )
     found = jax.jit(evaluate, static_argnums=0)(controller, padded, params, _orders(padded))
     found = jax.tree.map(lambda leaf: np.asarray(leaf)[:, : len(store.gold), 0], found)
@@ -216,6 +258,7 @@ def _check_hidden(
     P, Q = outcome.answer.shape
     for p in range(P):
         answers, intervals, tokens = (np.array(a) for a in (store.answers, store.intervals, store.tokens))
+        features = None if store.features is None else np.array(store.features)
         for q in range(Q):
             dealt = orders[q] >= 0
             branch = orders[q][dealt]
@@ -223,36 +266,51 @@ def _check_hidden(
             depth = state.depth[-1][dealt]
             unread = depth < intervals[q, branch]
             # revealed[t, i]: the depth at which slot i's newest answer of round t was revealed.
-            seen = np.zeros((SLOTS, answers.shape[-1] + 1), bool)
-            seen[np.arange(SLOTS), state.revealed_at] = True
+            seen = np.zeros((_WIDTH, answers.shape[-1] + 1), bool)
+            seen[np.arange(_WIDTH), state.revealed_at] = True
             if controller.probe_everything:
                 seen[:] = np.arange(answers.shape[-1] + 1) <= state.depth[-1][:, None]
             hidden = ~seen[dealt][:, 1:] & (np.arange(answers.shape[-1]) < intervals[q, branch][:, None])
             answers[q, branch] = np.where(hidden, rng.integers(0, 6, hidden.shape), answers[q, branch])
+            if features is not None:
+                noise = rng.normal(size=(*hidden.shape, features.shape[-1])).astype(np.float32)
+                features[q, branch] = np.where(hidden[..., None], noise, features[q, branch])
             intervals[q, branch[unread]] = np.maximum(depth + 1, intervals[q, branch] - 1)[unread]
             tokens[q, branch[unread]] += 77
-        perturbed = dataclasses.replace(store, answers=answers, intervals=intervals, tokens=tokens)
+        perturbed = dataclasses.replace(store, answers=answers, intervals=intervals, tokens=tokens, features=features)
         found, _ = run(perturbed, params)
         _same(controller, _row(outcome, p), _row(found, p), "changing what no action has revealed")
 
 
-def _check_export(controller: Controller) -> None:
-    beta = jax.ShapeDtypeStruct((), jnp.float32)
-    params = jax.eval_shape(controller.schedule, beta)
-    memory = jax.eval_shape(controller.init, params)
-    obs = environment.example_observation()
+def _check_opens(controller: Controller, store: ReplayStore, params: PyTree, outcome: Outcome) -> None:
+    """The bound that the controller declares holds, and slots beyond it change nothing."""
+    most = [controller.most_branches(_row(params, p)) for p in range(len(outcome.answer))]
+    for p, bound in enumerate(most):
+        if bound is None:
+            return
+        if outcome.opened[p].max() > bound:
+            raise ContractError(
+                f"{controller.name} opens {outcome.opened[p].max()} branches, more than its parameters in opens say: "
+                f"{bound}. Name the parameters that bound them, or none."
+            )
+        narrow = _orders(store)[..., : max(1, min(bound, _WIDTH))]
+        one = jax.tree.map(lambda leaf, p=p: leaf[p : p + 1], params)
+        found = jax.jit(evaluate, static_argnums=0)(controller, store, one, narrow)
+        found = jax.tree.map(lambda leaf: np.asarray(leaf)[0, :, 0], found)
+        _same(controller, _row(outcome, p), found, "leaving out slots that opens says it never opens")
 
-    def flat(*leaves: Array) -> list[Array]:
-        args = jax.tree.unflatten(jax.tree.structure((params, memory, obs)), leaves)
-        return jax.tree.leaves(controller.step(*args))
 
+def _check_export(controller: Controller, store: ReplayStore, params: PyTree, outcome: Outcome) -> None:
     try:
-        jax.export.export(jax.jit(flat))(*jax.tree.leaves((params, memory, obs)))
-    except Exception as error:
-        raise ContractError(
-            f"{controller.name}.step cannot be exported: {str(error).splitlines()[0]} Use jax.numpy and jax.lax only, "
-            "no callbacks."
-        ) from error
+        exported = export_controller(controller, (_WIDTH,), store.feature_names).controller()
+    except InputError as error:
+        raise ContractError(str(error)) from error
+    again = jax.vmap(exported.schedule)(jnp.asarray(_FEW_BETAS))
+    if not all(map(np.array_equal, jax.tree.leaves(again), jax.tree.leaves(params))):
+        raise ContractError(f"{controller.name}.schedule gives other parameters when exported.")
+    found = jax.jit(evaluate, static_argnums=0)(exported, store, again, _orders(store))
+    found = jax.tree.map(lambda leaf: np.asarray(leaf)[:, :, 0], found)
+    _same(controller, outcome, found, "exporting it")
 
 
 def _row(tree: PyTree, p: int) -> PyTree:

@@ -21,8 +21,9 @@ from jax import Array
 from jaxtyping import Int, Int32, PyTree
 
 from autotts_jax import environment
-from autotts_jax.controllers.base import Controller, named_leaves
-from autotts_jax.environment import NO_ANSWER, Rules, StopReason
+from autotts_jax.controllers import Controller
+from autotts_jax.controllers.schedules import named_leaves
+from autotts_jax.environment import NO_ANSWER, Rules, StopReason, World
 from autotts_jax.files import write_whole
 from autotts_jax.replay import AnyArray, Dataset, ReplayStore
 from autotts_jax.rollout import COMPILER_OPTIONS, Outcome, Record, record
@@ -98,12 +99,14 @@ def _record(
     rules: Rules,
     where: Int32[Array, "E 2"],
 ) -> Recording:
+    world = World.of(store, rules, probe_everything=controller.probe_everything)
+
     def one(place: Int32[Array, " 2"]) -> Recording:
         q, s = place
         episode = environment.deal(store, q, orders[q, s])
-        outcome, rows = record(controller, store, episode, params, rules, rounds)
+        outcome, rows = record(controller, world, episode, params, rounds)
         tokens = jax.vmap(lambda state: environment.tokens(episode, state, rules))(rows.state)
-        cost = jax.vmap(lambda state: environment.cost(episode, state, rules))(rows.state)
+        cost = jax.vmap(lambda state: environment.cost(world, episode, state))(rows.state)
         return Recording(place, outcome, rows, tokens, cost)
 
     return jax.vmap(one)(where)
@@ -144,7 +147,7 @@ class Round:
       votes: Newest revealed answers of the branches that are open and not pruned, after it.
       pool: Answers of the finished branches, after it.
       answer: What the controller would have answered, had the episode ended with this round.
-      memory: What the controller remembered after it, by field; per slot only the opened ones.
+      memory: What the controller remembered after it, by field; per slot up to the last open one.
     """
 
     number: int
@@ -223,9 +226,9 @@ def decode(
                 tokens=int(recording.tokens[index, number]),
                 cost=int(recording.cost[index, number]),
                 votes=_count(name, state.answer[counted]),
-                pool=_count(name, state.answer[finished]),
+                pool=_count(name, state.answer[finished & ~state.pruned]),
                 answer=name(int(rows.action.answer[number])),
-                memory=_memory(jax.tree.map(lambda leaf, number=number: leaf[number], rows.memory), state),
+                memory=_memory(jax.tree.map(lambda leaf, number=number: leaf[number], rows.memory), state.depth),
             )
         )
         before = after
@@ -307,12 +310,14 @@ def _count(name: Any, answers: np.ndarray) -> dict[str, int]:
     return dict(collections.Counter(name(int(answer)) for answer in answers).most_common())
 
 
-def _memory(memory: PyTree, state: environment.State) -> dict[str, Any]:
-    def shown(leaf: Any) -> Any:
-        leaf = np.asarray(leaf)
-        return (leaf[: int(state.opened)] if leaf.shape == state.depth.shape else leaf).tolist()
+def _memory(memory: PyTree, depth: np.ndarray) -> dict[str, Any]:
+    shown = int(np.max(np.flatnonzero(depth), initial=-1)) + 1
 
-    return {field: shown(leaf) for field, leaf in named_leaves(memory).items()}
+    def plain(leaf: Any) -> Any:
+        leaf = np.asarray(leaf)
+        return (leaf[:shown] if leaf.shape[:1] == depth.shape else leaf).tolist()
+
+    return {field: plain(leaf) for field, leaf in named_leaves(memory).items()}
 
 
 def _locate(dataset: Dataset, question: int) -> tuple[str, int]:

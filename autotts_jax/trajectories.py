@@ -31,9 +31,9 @@ __all__ = ["FORMATS", "Format", "Question", "Trajectories", "describe", "format_
 #: The answer strings that stand for "no answer could be parsed" in the public release.
 UNPARSABLE = ("ERR",)
 
-#: Bounds the packed arrays and int32 sums rely on (see `_finish_key` and `_slot_tokens` in environment.py).
+#: Bounds that packed words and int32 sums rely on (see `finish_keys` in environment.py; 256 slots × 2²² = 2³⁰).
 MAX_INTERVALS = 4095
-MAX_TOKENS = 2**23
+MAX_TOKENS = 2**22
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float32, Int32
 
-from autotts_jax.environment import FINISH_KEYS, NO_ANSWER, SLOTS, Observation
-from autotts_jax.reductions import halve_reductions
+from autotts_jax.environment import MAX_WIDTH, NO_ANSWER, Observation, finish_keys
 
 __all__ = [
     "Tally",
@@ -41,40 +40,26 @@ _BLOCK = 16
 
 
 class Tally(NamedTuple):
-    """The two most frequent answers' counts, and the first of them."""
+    """The two most frequent answers and their counts."""
 
     winner: Int32[Array, ""]  # NO_ANSWER without voters
     first: Int32[Array, ""]  # v1, votes for the winner
     second: Int32[Array, ""]  # v2, votes for the runner-up; 0 without one
+    runner_up: Int32[Array, ""]  # NO_ANSWER without one
 
 
 class WeightedTally(NamedTuple):
-    """The two heaviest answers' weights, and the first of them."""
+    """The two heaviest answers and their weights."""
 
     winner: Int32[Array, ""]  # NO_ANSWER without voters
     first: Float32[Array, ""]
     second: Float32[Array, ""]
+    runner_up: Int32[Array, ""]  # NO_ANSWER without one
 
 
 def votes(answers: Int32[Array, " B"], voters: Bool[Array, " B"]) -> Int32[Array, " B"]:
     """For each voter the number of voters with its answer, itself included; 0 for the others."""
-    ones = jnp.ones(SLOTS, jnp.int32)
-    return jnp.where(voters, _sum_of_equals(jnp.where(voters, answers, _NO_BALLOT), ones), 0)
-
-
-def _sum_of_equals(ballots: Int32[Array, " B"], values: Array) -> Array:
-    """For each slot the sum of the values of all slots with its ballot."""
-
-    def add_block(block: Int32[Array, ""], sums: Array) -> Array:
-        keys = jax.lax.dynamic_slice(ballots, (block * _BLOCK,), (_BLOCK,))
-        added = jax.lax.dynamic_slice(values, (block * _BLOCK,), (_BLOCK,))
-        for slot in range(_BLOCK):
-            sums += jnp.where(ballots == keys[slot], added[slot], 0)
-        return sums
-
-    # Unrolled, or else the vector units idle; but not all of it, or else XLA's CPU compiler copies the counting into
-    # each of the reductions that read the result. A tenth of what reducing a matrix of slots × slots takes.
-    return jax.lax.fori_loop(0, SLOTS // _BLOCK, add_block, jnp.zeros_like(values))
+    return _sums_by_answer(answers, jnp.ones_like(answers), voters)
 
 
 def plurality(
@@ -84,87 +69,62 @@ def plurality(
     *,
     when: ArrayLike = True,
 ) -> Tally:
-    """The most frequent answer among the voters and the counts v1 ≥ v2.
+    """The most frequent answer among the voters, the runner-up, and their counts v1 ≥ v2.
 
     Args:
       answers: Per slot.
       voters: The slots that vote.
-      order: Smaller came first; the slot order (that in which they opened) if left out.
+      order: Smaller came first; defaults to the slots' own order.
       when: Whether the result is needed; if not, it may be as without voters. Counting is what takes long, and it
-        is left out in rounds in which no episode of a batch needs it.
+        is skipped in rounds in which no episode of a batch needs it.
     """
-    if order is None:
-        return Tally(*_plurality_when(jnp.asarray(when, bool), answers, voters))
-    counts = votes(answers, voters)
-    winner = _first_of_the_best(answers, counts, order)
-    return _tally(answers, counts, jnp.max(counts), winner)
+    if when is True:
+        return _tally(answers, votes(answers, voters), order)
+    return Tally(*_tally_when(jnp.asarray(when, bool), answers, voters, _slots(answers) if order is None else order))
 
 
 @jax.custom_batching.custom_vmap
-def _plurality_when(
-    when: Bool[Array, ""], answers: Int32[Array, " B"], voters: Bool[Array, " B"]
-) -> tuple[Array, Array, Array]:
-    return jax.lax.cond(when, _plurality, _nobodys_plurality, answers, voters)
+def _tally_when(
+    when: Bool[Array, ""], answers: Int32[Array, " B"], voters: Bool[Array, " B"], order: Int32[Array, " B"]
+) -> tuple[Array, ...]:
+    return jax.lax.cond(when, _tally_of, _nobodys_tally, answers, voters, order)
 
 
-@_plurality_when.def_vmap
-def _plurality_when_any(axis_size: int, batched: Any, *args: Array) -> tuple[Any, Any]:
+@_tally_when.def_vmap
+def _(size: int, batched: Any, *args: Array) -> tuple[tuple[Array, ...], tuple[bool, ...]]:
     """One decision for the whole batch: under a plain vmap both sides of a condition run."""
-    when, *rest = (
-        x if is_batched else jnp.broadcast_to(x, (axis_size, *x.shape))
-        for x, is_batched in zip(args, batched, strict=True)
-    )
-    some = jax.vmap(halve_reductions(_plurality))
-    return jax.lax.cond(jnp.any(when), some, jax.vmap(_nobodys_plurality), *rest), (True, True, True)
+    when, *rest = (x if b else jnp.broadcast_to(x, (size, *x.shape)) for x, b in zip(args, batched, strict=True))
+    tally = jax.lax.cond(jnp.any(when), jax.vmap(_tally_of), jax.vmap(_nobodys_tally), *rest)
+    return tally, (True,) * len(tally)
 
 
-def _plurality(answers: Int32[Array, " B"], voters: Bool[Array, " B"]) -> tuple[Array, Array, Array]:
-    winner, first, second = _packed_tally(answers, votes(answers, voters), jnp.arange(SLOTS, dtype=jnp.int32))
-    return winner, first, second
+def _tally_of(answers: Int32[Array, " B"], voters: Bool[Array, " B"], order: Int32[Array, " B"]) -> tuple[Array, ...]:
+    return tuple(_tally(answers, votes(answers, voters), order))
 
 
-def _nobodys_plurality(answers: Int32[Array, " B"], voters: Bool[Array, " B"]) -> tuple[Array, Array, Array]:
+def _nobodys_tally(answers: Array, voters: Array, order: Array) -> tuple[Array, ...]:
     zero = jnp.zeros((), jnp.int32)
-    return zero + NO_ANSWER, zero, zero
+    return zero + NO_ANSWER, zero, zero, zero + NO_ANSWER
 
 
-def pool_tally(obs: Observation, *, by_slot: bool = False) -> Tally:
+def pool_tally(
+    obs: Observation,
+    *,
+    order: Literal["finished", "opened"] | Int32[Array, " B"] = "finished",
+    parsable: bool = False,
+) -> Tally:
     """`plurality` of the pool, the finished branches' answers, from the counts that the environment keeps.
 
     Args:
       obs: The observation.
-      by_slot: Whether ties go to the branch that opened first, and not to the one that finished first.
+      order: Ties go to the branch that ``finished`` first (`Observation.finished_at`), or to the one that ``opened``
+        first (the lower slot), or to the one with the smallest number of those given per slot.
+      parsable: Leaves out answers that could not be parsed.
     """
-    order = jnp.arange(SLOTS, dtype=jnp.int32) if by_slot else obs.finished_at
-    return _packed_tally(obs.answer, obs.pool_votes, order)
-
-
-def _packed_tally(answers: Int32[Array, " B"], counts: Int32[Array, " B"], order: Int32[Array, " B"]) -> Tally:
-    """The tally from the slots' counts; `order` is below FINISH_KEYS, its last digit the slot, or it is UNLIMITED.
-
-    Count and order fit into one word, so a single reduction finds who leads and in which slot.
-    """
-    earliness = jnp.maximum(FINISH_KEYS - 1 - order, 0).astype(jnp.uint32)
-    best = jnp.max(counts.astype(jnp.uint32) * jnp.uint32(FINISH_KEYS) + earliness)
-    first = (best // jnp.uint32(FINISH_KEYS)).astype(jnp.int32)
-    slot = SLOTS - 1 - (best % jnp.uint32(SLOTS)).astype(jnp.int32)
-    return _tally(answers, counts, first, answers[slot])
-
-
-def _tally(
-    answers: Int32[Array, " B"], counts: Int32[Array, " B"], first: Int32[Array, ""], winner: Int32[Array, ""]
-) -> Tally:
-    winner = jnp.where(first > 0, winner, NO_ANSWER)
-    return Tally(winner, first, jnp.max(jnp.where(answers == winner, 0, counts)))
-
-
-def _first_of_the_best(
-    answers: Int32[Array, " B"], scores: Int32[Array, " B"] | Float32[Array, " B"], order: Int32[Array, " B"]
-) -> Int32[Array, ""]:
-    """The answer of the slot that came first among those with the highest score."""
-    best = scores == jnp.max(scores)
-    leader = jnp.min(jnp.where(best, order, _LAST))
-    return jnp.max(jnp.where(best & (order == leader), answers, NO_ANSWER))
+    counts = jnp.where(obs.unparsable, 0, obs.pool_votes) if parsable else obs.pool_votes
+    if isinstance(order, str):
+        return _tally(obs.answer, counts, obs.finished_at if order == "finished" else None, keys=True)
+    return _tally(obs.answer, counts, order)
 
 
 def weighted_plurality(
@@ -179,17 +139,12 @@ def weighted_plurality(
       answers: Per slot.
       weights: Per slot, at least 0.
       voters: The slots that vote.
-      order: Smaller came first, and wins a tie; the slot order if left out.
+      order: Smaller came first, and wins a tie; defaults to the slots' own order.
     """
-    slots = jnp.arange(answers.shape[0], dtype=jnp.int32)
-    order = slots if order is None else order
-    ballots = jnp.where(voters, answers, _NO_BALLOT)
-    sums = jnp.where(voters, _sum_of_equals(ballots, weights), -1)
-    first = jnp.max(sums)
-    winner = _first_of_the_best(answers, sums, order)
-    winner = jnp.where(jnp.any(voters), winner, NO_ANSWER)
-    second = jnp.max(jnp.where(answers == winner, 0, sums))
-    return WeightedTally(winner, jnp.maximum(first, 0), jnp.maximum(second, 0))
+    sums = jnp.where(voters, _sums_by_answer(answers, weights, voters), -1)
+    winner, first = _leader(answers, sums, order)
+    runner_up, second = _leader(answers, jnp.where(answers == winner, -1, sums), order)
+    return WeightedTally(winner, first, second, runner_up)
 
 
 def entropy(answers: Int32[Array, " B"], voters: Bool[Array, " B"]) -> Float32[Array, ""]:
@@ -206,18 +161,116 @@ def confidence(first: Int32[Array, ""], second: Int32[Array, ""]) -> Float32[Arr
     The stopping rule of Adaptive-Consistency (arXiv 2305.11860, section 3), from a table of exact values.
 
     Args:
-      first: v1, the leader's votes, at most SLOTS.
-      second: v2, the runner-up's votes.
+      first: v1, the leader's votes; v1 + v2 is at most MAX_WIDTH.
+      second: v2, the runner-up's votes, at most v1.
     """
-    return jnp.asarray(_confidence_table())[first, second]
+    table = _confidence_table()
+    lead = jnp.clip(first - second, 0, table.shape[1] - 1)
+    flat = jnp.asarray(table.reshape(-1))
+    found = flat.at[second * table.shape[1] + lead].get(mode="promise_in_bounds", wrap_negative_indices=False)
+    return jnp.where(first > 0, found, 0)
 
 
 @functools.cache
 def _confidence_table() -> np.ndarray:
-    """``[v1, v2]`` in float32. 1 − I₀.₅(a + 1, b + 1) = P(Bin(a + b + 1, ½) ≤ a), summed in whole numbers."""
-    table = np.zeros((SLOTS + 1, SLOTS + 1), np.float64)
-    for a in range(1, SLOTS + 1):
-        for b in range(SLOTS + 1 - a):
-            n = a + b + 1
-            table[a, b] = sum(math.comb(n, k) for k in range(a + 1)) / 2**n
-    return table.astype(np.float32)
+    """``[v2, v1 − v2]`` in float32, up to a lead at which every entry is 1 in float32.
+
+    1 − I₀.₅(a + 1, b + 1) = P(Bin(a + b + 1, ½) > b), in whole numbers until the last division.
+    """
+    leads = 90
+    table = np.ones((MAX_WIDTH // 2 + 1, leads + 1), np.float32)
+    for b in range(MAX_WIDTH // 2 + 1):
+        for lead in range(min(leads, MAX_WIDTH - 2 * b) + 1):
+            n = 2 * b + lead + 1
+            table[b, lead] = (2**n - sum(math.comb(n, k) for k in range(b + 1))) / 2**n
+    assert np.all(table[:, -1] == 1)
+    return table
+
+
+# --- counting --------------------------------------------------------------------------------------------------------
+
+
+@jax.custom_batching.custom_vmap
+def _sums_by_answer(answers: Int32[Array, " B"], values: Array, voters: Bool[Array, " B"]) -> Array:
+    """For each voter the sum of the values of all voters with its answer; 0 for the others.
+
+    B² comparisons, in blocks of slots. Unrolled within a block, or else the vector units idle; but not all of it, or
+    else XLA's CPU compiler copies the counting into each of the reductions that read the result. Blocks beyond the
+    last voter of a whole batch are skipped, so few open branches are cheap in wide episodes.
+    """
+    width = answers.shape[-1]
+    block = min(_BLOCK, width)
+    padding = [(0, 0)] * (answers.ndim - 1) + [(0, -width % block)]
+    ballots = jnp.pad(jnp.where(voters, answers, _NO_BALLOT), padding, constant_values=_NO_BALLOT)
+    values = jnp.pad(jnp.where(voters, values, 0), padding)
+
+    def add_block(number: Int32[Array, ""], sums: Array) -> Array:
+        keys = jax.lax.dynamic_slice_in_dim(ballots, number * block, block, axis=-1)
+        added = jax.lax.dynamic_slice_in_dim(values, number * block, block, axis=-1)
+        for slot in range(block):
+            sums += jnp.where(ballots == keys[..., slot, None], added[..., slot, None], 0)
+        return sums
+
+    slots = jnp.arange(width, dtype=jnp.int32)
+    last = jnp.max(jnp.where(voters, slots, -1))  # of the whole batch
+    sums = jax.lax.fori_loop(0, last // block + 1, add_block, jnp.zeros_like(values))
+    return jnp.where(voters, sums[..., :width], 0)
+
+
+@_sums_by_answer.def_vmap
+def _(size: int, batched: Any, *args: Array) -> tuple[Array, bool]:
+    """The same for a batch, as one: under a plain vmap every episode would go through all blocks."""
+    full = [x if b else jnp.broadcast_to(x, (size, *x.shape)) for x, b in zip(args, batched, strict=True)]
+    return _sums_by_answer(*full), True
+
+
+def _tally(
+    answers: Int32[Array, " B"], counts: Int32[Array, " B"], order: Int32[Array, " B"] | None, *, keys: bool = False
+) -> Tally:
+    """The tally from the slots' counts.
+
+    Args:
+      answers: Per slot.
+      counts: Votes for a voter's answer; 0 for slots that do not vote.
+      order: Smaller came first; None: the slots' own order.
+      keys: Whether `order` is `Observation.finished_at`, whose last digit is the slot.
+    """
+    width = answers.shape[-1]
+    keyed = order is None or keys
+    if not keyed or (width + 1) * finish_keys(width) > 2**32:
+        winner, first = _leader(answers, counts, order)
+        runner_up, second = _leader(answers, jnp.where(answers == winner, 0, counts), order)
+        winner, runner_up = (jnp.where(n > 0, a, NO_ANSWER) for n, a in ((first, winner), (second, runner_up)))
+        return Tally(winner, first, second, runner_up)
+    # Count and order fit into one word, so a single reduction finds who leads and in which slot.
+    radix = np.uint32(width if order is None else finish_keys(width))
+    place = _slots(answers) if order is None else order
+    earliness = jnp.maximum(np.int32(radix) - 1 - place, 0).astype(jnp.uint32)
+    words = counts.astype(jnp.uint32) * radix + earliness
+
+    def leader(words: Array) -> tuple[Int32[Array, ""], Int32[Array, ""]]:
+        best = jnp.max(words)
+        slot = (np.uint32(width - 1) - best % np.uint32(width)).astype(jnp.int32)
+        answer = answers.at[slot].get(mode="promise_in_bounds", wrap_negative_indices=False)
+        number = (best // radix).astype(jnp.int32)
+        return jnp.where(number > 0, answer, NO_ANSWER), number
+
+    winner, first = leader(words)
+    # Apart: few ask for the runner-up.
+    second = jnp.max(jnp.where(answers == winner, 0, counts))
+    return Tally(winner, first, second, leader(jnp.where(answers == winner, 0, words))[0])
+
+
+def _slots(answers: Int32[Array, " B"]) -> Int32[Array, " B"]:
+    return jnp.arange(answers.shape[-1], dtype=jnp.int32)
+
+
+def _leader(
+    answers: Int32[Array, " B"], scores: Array, order: Int32[Array, " B"] | None
+) -> tuple[Int32[Array, ""], Array]:
+    """The answer of the slot that came first among those with the highest score, and the score; from 0 up."""
+    order = _slots(answers) if order is None else order
+    best = jnp.max(scores)
+    leader = jnp.min(jnp.where(scores == best, order, _LAST))
+    winner = jnp.max(jnp.where((scores == best) & (order == leader), answers, NO_ANSWER))
+    return jnp.where(best >= 0, winner, NO_ANSWER), jnp.maximum(best, 0)

@@ -8,24 +8,29 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float32, Int32
 
-from autotts_jax.controllers.base import Controller, fresh_slots, sample_count
-from autotts_jax.environment import READ_TO_END, Action, Observation, act
+from autotts_jax.controllers.base import Controller
+from autotts_jax.controllers.schedules import Schedule, real, whole
+from autotts_jax.environment import READ_TO_END, Action, Observation, act, fresh_slots
 from autotts_jax.voting import confidence, pool_tally
 
 
 class Params(NamedTuple):
-    """Parameters."""
+    """How many branches to sample, and when to stop."""
 
     max_samples: Int32[Array, ""]  # n
     threshold: Float32[Array, ""]  # t, the confidence that must be exceeded
 
 
-def schedule(beta: Float32[Array, ""]) -> Params:
-    """N = 64^β, t = 0.95."""
-    return Params(max_samples=sample_count(beta), threshold=jnp.asarray(0.95, jnp.float32))
+#: n = 64^β, t = 0.95.
+SCHEDULE = Schedule(
+    Params(
+        max_samples=whole(1, 64, greatest=256, log=True),
+        threshold=real(0.95, 0.95, least=0.5, greatest=1),
+    )
+)
 
 
-def init(params: Params) -> tuple[()]:
+def init(params: Params, obs: Observation) -> tuple[()]:
     """Nothing to remember."""
     return ()
 
@@ -34,10 +39,11 @@ def step(params: Params, memory: tuple[()], obs: Observation) -> tuple[tuple[()]
     """Reads one more branch a round; after the second and each later one, stops if confident."""
     tally = pool_tally(obs)
     confident = (obs.opened >= 2) & (confidence(tally.first, tally.second) > params.threshold)
+    following = fresh_slots(obs, 1)
     return memory, act(
         obs,
-        branch=1,
-        continue_=jnp.where(fresh_slots(obs, 1), READ_TO_END, 0),
+        open=following,
+        continue_=jnp.where(following, READ_TO_END, 0),
         stop=confident | (obs.opened >= params.max_samples) | (obs.unopened == 0),
         answer=tally.winner,
     )
@@ -45,11 +51,10 @@ def step(params: Params, memory: tuple[()], obs: Observation) -> tuple[tuple[()]
 
 ADAPTIVE_CONSISTENCY = Controller(
     name="adaptive_consistency",
-    schedule=schedule,
+    schedule=SCHEDULE,
     init=init,
     step=step,
     probe_everything=False,
-    bounds={"max_samples": (1, 64), "threshold": (0, 1)},
     samples="max_samples",
     source="arXiv 2305.11860",
 )

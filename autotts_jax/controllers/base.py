@@ -5,71 +5,100 @@ from __future__ import annotations
 import dataclasses
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Bool, Float32, Int32, PyTree
 
-from autotts_jax.environment import SLOTS, Action, Observation, act, example_observation
+from autotts_jax.controllers.schedules import Schedule, named_leaves
+from autotts_jax.environment import Action, Observation, act, example_observation
 from autotts_jax.errors import InputError
 
-__all__ = ["Controller", "check_shapes", "fresh_slots", "named_leaves", "sample_count"]
+__all__ = ["Controller", "check_shapes", "spare_last"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Controller:
-    """A policy with one knob β, written for one episode; the library batches it.
+    """A policy with one knob β, written for one episode over B branch slots; the library batches it.
 
     The functions must be pure and traceable by JAX, take and return fixed shapes and dtypes (int32, float32,
-    bool), and close over no arrays. `autotts_jax.testing.check_controller` checks the contract.
+    bool), and take every shape from their arguments: B is ``obs.width``, from 1 to 256. `init` and `step` must not
+    close over arrays. `autotts_jax.check_controller` checks the contract.
 
     Attributes:
       name: As it appears in tables.
-      schedule: ``schedule(beta) -> params``. `beta` is a float32 scalar in [0, 1]. `params` is a pytree of int32
-        and float32 scalars, each monotone in β, best a NamedTuple: its fields name the parameters that
-        ``--controller name:field=value`` overrides.
-      init: ``init(params) -> memory``, the controller's own state: a pytree of arrays.
+      schedule: ``schedule(beta) -> params``: a `Schedule`, or a function. `beta` is a float32 scalar in [0, 1].
+        `params` is a pytree of int32 and float32 arrays, mostly scalars, each monotone in β, best a NamedTuple: its
+        fields name the parameters that ``--controller name:field=value`` overrides.
+      init: ``init(params, obs) -> memory``, the controller's own state: a pytree of arrays. `obs` is the first
+        observation.
       step: ``step(params, memory, obs) -> (memory, action)``, one round.
       probe_everything: Every interval's answer is probed as it is generated, and paid for. Otherwise only what
         `Action.probe` names, and the answers of finished branches, can be seen.
-      bounds: Per parameter the least and the greatest value that makes sense, both included; also the box that
-        a search over parameters can draw from. Parameters left out are not checked.
-      samples: The parameter that says how many branches are sampled, if there is one; checked against the pool.
-      oracle: Not a method but an upper bound: graded as right if any branch it read to the end is right (pass@n).
+      bounds: Per parameter the least and the greatest sensible value, both included; also the box that
+        a search over parameters can draw from. Defaults to the schedule's; parameters left out are not checked.
+      samples: The parameter that is a number of branches to sample, if there is one; checked against the pool.
+      opens: Parameters that bound the branches of an episode: it never opens more than the greatest of them, and no
+        decision depends on slots beyond. `sweep` then replays it with fewer slots. Defaults to `samples`.
       source: The paper.
     """
 
     name: str
     schedule: Callable[[Float32[Array, ""]], PyTree]
-    init: Callable[[PyTree], PyTree]
+    init: Callable[[PyTree, Observation], PyTree]
     step: Callable[[PyTree, PyTree, Observation], tuple[PyTree, Action]]
     probe_everything: bool = True
     bounds: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict, hash=False, compare=False)
     samples: str | None = None
-    oracle: bool = False
+    opens: tuple[str, ...] = ()
     source: str = ""
+
+    def __post_init__(self) -> None:
+        """Fills in what follows from the rest."""
+        if isinstance(self.schedule, Schedule):
+            object.__setattr__(self, "bounds", {**self.schedule.bounds, **self.bounds})
+        if self.samples is not None and not self.opens:
+            object.__setattr__(self, "opens", (self.samples,))
 
     def __repr__(self) -> str:
         """Short, since it appears in error messages and JAX's own."""
         return f"Controller({self.name!r})"
 
-
-def sample_count(beta: Float32[Array, ""]) -> Int32[Array, ""]:
-    """β as a number of samples on a log scale: 64^β, from 1 to 64."""
-    return jnp.round(jnp.exp2(6 * beta)).astype(jnp.int32)
-
-
-def fresh_slots(obs: Observation, branches: ArrayLike) -> Bool[Array, " B"]:
-    """The slots that opening so many branches opens."""
-    slots = jnp.arange(SLOTS, dtype=jnp.int32)
-    return (slots >= obs.opened) & (slots < obs.opened + branches)
+    def most_branches(self, params: PyTree) -> int | None:
+        """How many branches an episode with these parameters can open at most; None if `opens` does not say."""
+        if not self.opens:
+            return None
+        values = named_leaves(params)
+        return max(int(np.max(values[name])) for name in self.opens)
 
 
-def check_shapes(controller: Controller) -> None:
+def spare_last(
+    candidates: Bool[Array, " B"], priority: Int32[Array, " B"], live: Bool[Array, " B"], *, spare: int
+) -> Bool[Array, " B"]:
+    """The candidates to prune, but so few that at least `spare` live branches stay.
+
+    Args:
+      candidates: Live branches that are to go.
+      priority: Who goes first: the greatest; no two candidates have the same.
+      live: All live branches.
+      spare: How many stay at least.
+    """
+    short = spare - jnp.sum(live & ~candidates, dtype=jnp.int32)
+    for place in range(spare):
+        last = jnp.min(jnp.where(candidates, priority, np.iinfo(np.int32).max))
+        candidates = candidates & ((short <= place) | (priority > last))
+    return candidates
+
+
+def check_shapes(controller: Controller, width: int = 64, feature_names: tuple[str, ...] = ()) -> None:
     """Checks what can be told without running a controller: that its functions fit together.
+
+    Args:
+      controller: The controller.
+      width: B.
+      feature_names: Of the store.
 
     Raises:
       InputError: naming the function, what it does wrong, and what to change.
@@ -77,15 +106,20 @@ def check_shapes(controller: Controller) -> None:
     beta = jax.ShapeDtypeStruct((), jnp.float32)
     params = _traced(controller, "schedule", beta)
     if not jax.tree.leaves(params):
-        raise InputError(f"{controller.name}.schedule returns no parameters. Return a NamedTuple of scalars.")
+        raise InputError(f"{controller.name}.schedule returns no parameters. Return a NamedTuple of arrays.")
     for name, leaf in named_leaves(params).items():
-        if leaf.shape or leaf.dtype not in (jnp.int32, jnp.float32):
+        if leaf.dtype not in (jnp.int32, jnp.float32):
             raise InputError(
-                f"{controller.name}.schedule: {name} is {leaf.dtype}{list(leaf.shape)}. Make it an int32 or float32 "
-                "scalar, as jnp.round(…).astype(jnp.int32) does."
+                f"{controller.name}.schedule: {name} is {leaf.dtype}{list(leaf.shape)}. Make it int32 or float32, "
+                "as whole(…) and real(…) in a Schedule do, or jnp.round(…).astype(jnp.int32)."
             )
-    memory = _traced(controller, "init", params)
-    obs = example_observation()
+    for name in controller.opens:
+        if name not in named_leaves(params):
+            raise InputError(
+                f"{controller.name}.opens: there is no parameter {name}. Name parameters of the schedule."
+            )
+    obs = example_observation(width, feature_names)
+    memory = _traced(controller, "init", params, obs)
     result = _traced(controller, "step", params, memory, obs)
     if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Action):
         raise InputError(
@@ -102,12 +136,17 @@ def _traced(controller: Controller, function: str, *args: PyTree) -> PyTree:
         return jax.eval_shape(getattr(controller, function), *args)
     except Exception as error:
         code = getattr(getattr(controller, function), "__code__", None)
+        if function == "init" and isinstance(error, TypeError) and code is not None and code.co_argcount == 1:
+            raise InputError(
+                f"{controller.name}.init takes one argument. Write init(params, obs): obs is the first observation, "
+                "and obs.width the number of slots."
+            ) from error
         frames = [f for f in traceback.extract_tb(error.__traceback__) if code and f.filename == code.co_filename]
         place = f" (line {frames[-1].lineno}: {frames[-1].line})" if frames else ""
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
             f"{controller.name}.{function}{place} raises {type(error).__name__}: {why} "
-            "It must be traceable by JAX: jnp.where for if, fixed shapes."
+            "It must be traceable by JAX: jnp.where for if, fixed shapes, every shape from its arguments."
         ) from error
 
 
@@ -121,9 +160,3 @@ def _same(what: str, how: str, expected: PyTree, found: PyTree) -> None:
                 f"{what}: {name or 'the value'} is {b.dtype}{list(b.shape)} instead of {a.dtype}{list(a.shape)}. "
                 f"Return it {how}; name the dtype."
             )
-
-
-def named_leaves(tree: PyTree) -> dict[str, Any]:
-    """A pytree's leaves by name: ``a`` for fields and keys, ``a.b`` for nested ones, empty for a lone leaf."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}

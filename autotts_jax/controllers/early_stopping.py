@@ -6,26 +6,31 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float32, Int32
+from jaxtyping import Int32
 
-from autotts_jax.controllers.base import Controller, fresh_slots, sample_count
-from autotts_jax.environment import NO_ANSWER, READ_TO_END, SLOTS, Action, Observation, act
+from autotts_jax.controllers.base import Controller
+from autotts_jax.controllers.schedules import Schedule, whole
+from autotts_jax.environment import NO_ANSWER, READ_TO_END, Action, Observation, act, fresh_slots
 from autotts_jax.voting import pool_tally
 
 
 class Params(NamedTuple):
-    """Parameters."""
+    """How many branches to sample, and how many at a time."""
 
     max_samples: Int32[Array, ""]  # n
     window: Int32[Array, ""]  # w
 
 
-def schedule(beta: Float32[Array, ""]) -> Params:
-    """N = 64^β, w = 8."""
-    return Params(max_samples=sample_count(beta), window=jnp.asarray(8, jnp.int32))
+#: n = 64^β, w = 8.
+SCHEDULE = Schedule(
+    Params(
+        max_samples=whole(1, 64, greatest=256, log=True),
+        window=whole(8, 8, least=1, greatest=64),
+    )
+)
 
 
-def init(params: Params) -> tuple[()]:
+def init(params: Params, obs: Observation) -> tuple[()]:
     """Nothing to remember."""
     return ()
 
@@ -35,27 +40,27 @@ def step(params: Params, memory: tuple[()], obs: Observation) -> tuple[tuple[()]
     wider than n counts as one of n."""
     samples = jnp.minimum(params.max_samples, obs.opened + obs.unopened)
     window = jnp.minimum(params.window, samples)
-    newest = obs.finished & (jnp.arange(SLOTS, dtype=jnp.int32) >= obs.opened - window)
+    newest = obs.finished & (jnp.arange(obs.width, dtype=jnp.int32) >= obs.opened - window)
     highest = jnp.max(jnp.where(newest, obs.answer, NO_ANSWER))
     # A budget may have cut the window short: then the newest slots are not one window.
     whole = obs.opened == obs.round * window
     unanimous = whole & (jnp.sum(newest & (obs.answer == highest), dtype=jnp.int32) == window)
+    following = fresh_slots(obs, window)
     return memory, act(
         obs,
-        branch=window,
-        continue_=jnp.where(fresh_slots(obs, window), READ_TO_END, 0),
+        open=following,
+        continue_=jnp.where(following, READ_TO_END, 0),
         stop=unanimous | ((obs.round + 1) * window > samples),
-        answer=jnp.where(unanimous, highest, pool_tally(obs, by_slot=True).winner),
+        answer=jnp.where(unanimous, highest, pool_tally(obs, order="opened").winner),
     )
 
 
 EARLY_STOPPING = Controller(
     name="early_stopping",
-    schedule=schedule,
+    schedule=SCHEDULE,
     init=init,
     step=step,
     probe_everything=False,
-    bounds={"max_samples": (1, 64), "window": (1, 64)},
     samples="max_samples",
     source="arXiv 2401.10480",
 )

@@ -6,15 +6,16 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float32, Int32
+from jaxtyping import Int32
 
-from autotts_jax.controllers.base import Controller, fresh_slots, sample_count
-from autotts_jax.environment import NO_ANSWER, SLOTS, Action, Observation, act
+from autotts_jax.controllers.base import Controller
+from autotts_jax.controllers.schedules import Schedule, whole
+from autotts_jax.environment import NO_ANSWER, Action, Observation, act, fresh_slots
 from autotts_jax.voting import plurality
 
 
 class Params(NamedTuple):
-    """Parameters."""
+    """How many chains, and when they are pruned and stopped; counts of rounds unless said otherwise."""
 
     chains: Int32[Array, ""]  # C
     stable: Int32[Array, ""]  # T, rounds that the vote must have kept to stop
@@ -24,23 +25,29 @@ class Params(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What is remembered between rounds."""
+    """How long each chain has been off track, and the vote has kept its winner."""
 
     off_track: Int32[Array, " B"]  # consecutive rounds against the vote
     winner: Int32[Array, ""]  # of the previous round
     stable: Int32[Array, ""]  # rounds that the winner has kept
 
 
-def schedule(beta: Float32[Array, ""]) -> Params:
-    """C = 64^β; the rest as in the paper's main setting."""
-    chains = sample_count(beta)
-    return Params(chains, *(jnp.asarray(value, jnp.int32) for value in (40, 7, 15, 100)))
+#: C = 64^β; the rest as in the paper's main setting.
+SCHEDULE = Schedule(
+    Params(
+        chains=whole(1, 64, greatest=256, log=True),
+        stable=whole(40, 40, least=1, greatest=100),
+        patience=whole(7, 7, least=1, greatest=50),
+        warm_up=whole(15, 15, least=0, greatest=50),
+        max_rounds=whole(100, 100, least=1, greatest=200),
+    )
+)
 
 
-def init(params: Params) -> Memory:
+def init(params: Params, obs: Observation) -> Memory:
     """No vote yet."""
     return Memory(
-        off_track=jnp.zeros(SLOTS, jnp.int32),
+        off_track=jnp.zeros(obs.width, jnp.int32),
         winner=jnp.asarray(NO_ANSWER, jnp.int32),
         stable=jnp.zeros((), jnp.int32),
     )
@@ -48,8 +55,8 @@ def init(params: Params) -> Memory:
 
 def step(params: Params, memory: Memory, obs: Observation) -> tuple[Memory, Action]:
     """One round of the method, counted from the one in which the chains first continue."""
-    chains = jnp.minimum(params.chains, obs.unopened)
     start = obs.round == 0
+    opening = start & fresh_slots(obs, jnp.minimum(params.chains, obs.unopened))
     r = obs.round - 1  # the method's round, whose intervals the observation shows
 
     voters = obs.active | obs.finished
@@ -66,8 +73,8 @@ def step(params: Params, memory: Memory, obs: Observation) -> tuple[Memory, Acti
     stop = (stable >= params.stable) | ~jnp.any(running) | (r + 1 >= params.max_rounds)
     return Memory(off_track, winner, stable), act(
         obs,
-        branch=jnp.where(start, chains, 0),
-        continue_=running | (start & fresh_slots(obs, chains)),
+        open=opening,
+        continue_=running | opening,
         prune=prune,
         stop=~start & stop,
         answer=winner,
@@ -76,16 +83,9 @@ def step(params: Params, memory: Memory, obs: Observation) -> tuple[Memory, Acti
 
 PARALLEL_PROBE = Controller(
     name="parallel_probe",
-    schedule=schedule,
+    schedule=SCHEDULE,
     init=init,
     step=step,
-    bounds={
-        "chains": (1, 64),
-        "stable": (1, 4096),
-        "patience": (1, 4096),
-        "warm_up": (0, 4096),
-        "max_rounds": (1, 4096),
-    },
     samples="chains",
     source="arXiv 2602.03845",
 )

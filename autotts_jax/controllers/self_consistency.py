@@ -2,56 +2,51 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float32, Int32
+from jaxtyping import Int32
 
-from autotts_jax.controllers.base import Controller, fresh_slots, sample_count
-from autotts_jax.environment import READ_TO_END, Action, Observation, act
+from autotts_jax.controllers.base import Controller
+from autotts_jax.controllers.schedules import Schedule, whole
+from autotts_jax.environment import READ_TO_END, Action, Observation, act, fresh_slots
 from autotts_jax.voting import pool_tally
 
 
 class Params(NamedTuple):
-    """Parameters."""
+    """How many branches to sample."""
 
     samples: Int32[Array, ""]  # n
 
 
-def schedule(beta: Float32[Array, ""]) -> Params:
-    """N = 64^β, from 1 to 64."""
-    return Params(samples=sample_count(beta))
+#: n = 64^β.
+SCHEDULE = Schedule(Params(samples=whole(1, 64, greatest=256, log=True)))
 
 
-def init(params: Params) -> tuple[()]:
+def init(params: Params, obs: Observation) -> tuple[()]:
     """Nothing to remember."""
     return ()
 
 
 def step(params: Params, memory: tuple[()], obs: Observation) -> tuple[tuple[()], Action]:
     """Reads all samples in the first round, answers in the second."""
-    samples = jnp.minimum(params.samples, obs.unopened)
+    samples = fresh_slots(obs, jnp.minimum(params.samples, obs.unopened))
     return memory, act(
         obs,
-        branch=samples,
-        continue_=jnp.where(fresh_slots(obs, samples), READ_TO_END, 0),
+        open=samples,
+        continue_=jnp.where(samples, READ_TO_END, 0),
         stop=obs.round > 0,
-        answer=pool_tally(obs, by_slot=True).winner,
+        answer=pool_tally(obs, order="opened").winner,
     )
 
 
 SELF_CONSISTENCY = Controller(
     name="self_consistency",
-    schedule=schedule,
+    schedule=SCHEDULE,
     init=init,
     step=step,
     probe_everything=False,
-    bounds={"samples": (1, 64)},
     samples="samples",
     source="arXiv 2203.11171",
 )
-
-#: pass@n: what the best imaginable choice among n branches would reach.
-ORACLE = dataclasses.replace(SELF_CONSISTENCY, name="oracle", oracle=True, source="pass@n, an upper bound")

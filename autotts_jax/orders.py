@@ -97,7 +97,16 @@ def draw_orders(
     stop: int | None = None,
     width: int = WIDTH,
 ) -> Int[np.ndarray, "q S B"]:
-    """The branch orders of questions start … stop − 1 of all; −1 beyond the last question."""
+    """The branch orders that `sweep` replays.
+
+    Args:
+      datasets: What is swept.
+      shuffles: Orders per question.
+      orders: How they are drawn.
+      seed: Of random and bootstrap orders.
+      start: Number of the first question, counted through the datasets.
+      stop: Number after the last; all of them if left out. Questions beyond the last one hold −1.
+    """
     stop = sum(map(len, datasets)) if stop is None else stop
     dealt = np.full((stop - start, shuffles, width), -1, np.int32)
     offset = 0

@@ -43,7 +43,8 @@ def page(
     for row in _one_row_each(results.rows):
         progress(row.controller.name)
         seen = tts.failures.watch(dataset, row, orders, rules)
-        examples = {mode: place for mode, (_, place) in tts.failures.count_failures(seen).items() if place}
+        counts = tts.failures.count_failures(seen)
+        examples = {mode: place for mode, (_, place) in counts.items() if place}
         right = np.argwhere(seen.failure == tts.failures.Failure.NONE)
         if len(right):
             examples[tts.failures.Failure.NONE] = (int(right[0][0]), int(right[0][1]))
@@ -51,7 +52,7 @@ def page(
             {
                 "controller": row.controller.name,
                 "at": "" if row.beta is None else f"β = {row.beta:g}",
-                "failures": {_words(mode): count for mode, (count, _) in tts.failures.count_failures(seen).items()},
+                "failures": {_words(mode): count for mode, (count, _) in counts.items()},
                 "wrong": int(np.sum(~seen.outcome.correct)),
                 "episodes": seen.outcome.correct.size,
                 "summary": tts.failures.summarize(dataset, row, seen, characters=6000),

@@ -71,6 +71,13 @@ def test_the_installed_command(traces: Path, tmp_path: Path) -> None:
     assert "oracle is no method but an upper bound" in done.stderr
 
 
+def test_the_module_is_the_command() -> None:
+    command = [sys.executable, "-m", "autotts_jax", "controllers"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "self_consistency" in done.stdout
+
+
 @pytest.fixture
 def traces(tmp_path: Path) -> Path:
     """A small file of ten branches a question."""

@@ -565,8 +565,8 @@ def admit(world: World, episode: Episode, state: State, action: Action) -> Admit
     prune = action.prune & is_open & ~state.pruned & running
 
     # 2. BRANCH
-    whole = state.read_whole | (action.open & (action.continue_ == READ_TO_END))
     opening = action.open & (episode.intervals > 0) & ~is_open & running
+    whole = state.read_whole | (opening & (action.continue_ == READ_TO_END))
     if rules.budget is not None:
         left = _budget_left(episode, state.depth, whole, probed(state.depth), rules)
         want = opening.astype(jnp.int32)
@@ -823,7 +823,7 @@ def _decided(
 def _runs(store: ReplayStore) -> Int32[Array, " QND"]:
     """See `World.runs`. A controller that does not look at `Observation.run` does not pay for it."""
     answers = jnp.asarray(store.answers)
-    depth = jnp.arange(answers.shape[-1], dtype=jnp.int32)
+    depth = jax.lax.broadcasted_iota(jnp.int32, answers.shape, answers.ndim - 1)
     before = jnp.concatenate([jnp.full_like(answers[..., :1], -1), answers[..., :-1]], axis=-1)
     begun = jax.lax.cummax(jnp.where(answers != before, depth, 0), axis=answers.ndim - 1)
     return (depth - begun + 1).reshape(-1)

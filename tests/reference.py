@@ -23,6 +23,9 @@ UNLIMITED = 2**31 - 1
 #: Rounds after which the Confidence Momentum Controller gives up.
 MOMENTUM_ROUNDS = 500
 
+#: Rounds in a row that may change nothing if the controller asks for it.
+MAX_WAITS = 100
+
 ANSWERED, IDLE = 1, 2
 
 
@@ -88,12 +91,13 @@ def confidence(v1: int, v2: int) -> float:
 
 
 class Branch(NamedTuple):
-    """A recorded branch. Δ belongs to the branch: a question may have branches of several models."""
+    """A recorded branch. Δ and price per token belong to it: a question may have branches of several models."""
 
     probes: Sequence[str]
     tokens: int
     final: str
     delta: int
+    price: float = 1.0
 
 
 @dataclass
@@ -103,10 +107,12 @@ class Slot:
     branch: Branch
     opened_in: int  # the round
     start: int  # tokens on the critical path before it opened
+    whole: bool  # to be read to its end in the round that opens it
     depth: int = 0
     tokens: int = 0
     pruned: bool = False
     answer: str | None = None  # newest revealed
+    run: int = 0  # newest revealed answers that are equal
     revealed_at: int = 0  # the depth at which it was revealed
 
     @property
@@ -119,6 +125,11 @@ class Slot:
         """Neither pruned nor finished."""
         return not self.pruned and not self.finished
 
+    @property
+    def charge(self) -> int:
+        """Price × tokens."""
+        return round(self.branch.price * self.tokens)
+
 
 class Ended(Exception):  # noqa: N818, it is no error
     """A round ended the episode."""
@@ -129,7 +140,7 @@ class Episode:
 
     Args:
       branches: In the order in which they can be opened: the pool.
-      cost_model: ``released``, ``generated`` or ``intervals``.
+      cost_model: ``released``, ``generated``, ``intervals`` or ``priced``.
       probe_cost: κ_probe, in the cost model's unit.
       budget: In that unit; None for no limit.
       probe_everything: Each interval's answer is probed as it is generated, and paid for with it.
@@ -152,7 +163,7 @@ class Episode:
         self.budget = budget
         self.probe_everything = probe_everything
         self.unparsable = unparsable
-        self.slots: list[Slot] = []
+        self.slots: dict[int, Slot] = {}  # the open ones, by number
         self.finish_order: list[int] = []
         self.rounds = 0
         self.tokens = 0
@@ -162,6 +173,7 @@ class Episode:
         self.stop_reason = 0
         self.prediction: str | None = None
         self.changed = False
+        self.waited = 0
         self.clock = 0  # the critical path before the round
         # The closest that two different real numbers came when a controller compared them.
         self.margin = math.inf
@@ -171,8 +183,8 @@ class Episode:
     @property
     def cost(self) -> int:
         """Spent so far, in the cost model's unit."""
-        spent = self.intervals if self.cost_model == "intervals" else self.tokens
-        return spent + self.probe_cost * self.probes
+        spent = {"intervals": self.intervals, "priced": sum(slot.charge for slot in self.slots.values())}
+        return spent.get(self.cost_model, self.tokens) + self.probe_cost * self.probes
 
     @property
     def budget_left(self) -> int | None:
@@ -182,7 +194,7 @@ class Episode:
     @property
     def sequential_tokens(self) -> int:
         """When the last of the slots is done, on a clock that counts tokens."""
-        return max((slot.start + slot.tokens for slot in self.slots), default=0)
+        return max((slot.start + slot.tokens for slot in self.slots.values()), default=0)
 
     # What a controller may look at.
 
@@ -192,18 +204,28 @@ class Episode:
         return len(self.branches) - len(self.slots)
 
     @property
+    def pool(self) -> list[int]:
+        """The finished slots that are not pruned, in the order in which they finished."""
+        return [i for i in self.finish_order if not self.slots[i].pruned]
+
+    @property
     def finals(self) -> list[str]:
-        """The answers of the finished branches in the order in which they finished: the pool's votes."""
-        return [self.slots[i].branch.final for i in self.finish_order]
+        """The pool's votes."""
+        return [self.slots[i].branch.final for i in self.pool]
 
     def is_active(self, i: int) -> bool:
         """Opened, not pruned, not finished."""
-        return 0 <= i < len(self.slots) and self.slots[i].active
+        return i in self.slots and self.slots[i].active
 
     @property
     def active(self) -> list[int]:
         """The active slots in opening order."""
-        return [i for i in range(len(self.slots)) if self.is_active(i)]
+        return [i for i in sorted(self.slots) if self.is_active(i)]
+
+    def following(self, branches: int) -> list[int]:
+        """The slots that come after the last open one."""
+        first = max(self.slots, default=-1) + 1
+        return list(range(first, first + branches))
 
     def newest(self, slots: Iterable[int]) -> list[str]:
         """The newest revealed answers of these slots."""
@@ -220,21 +242,27 @@ class Episode:
         """What the library's Observation says, with lists of so many slots."""
 
         def per_slot(value: Callable[[Slot], Any], otherwise: Any) -> list[Any]:
-            return [value(slot) for slot in self.slots] + [otherwise] * (width - len(self.slots))
+            return [value(self.slots[i]) if i in self.slots else otherwise for i in range(width)]
 
         votes = tally(self.finals)
         return {
             "round": self.rounds,
             "opened": len(self.slots),
             "unopened": self.unopened,
+            "available": [i < len(self.branches) and i not in self.slots for i in range(width)],
+            "open": per_slot(lambda slot: True, False),
+            "opened_now": per_slot(lambda slot: slot.opened_in == self.rounds, False),
+            "run": per_slot(lambda slot: slot.run, 0),
             "depth": per_slot(lambda slot: slot.depth, 0),
             "answer": per_slot(lambda slot: slot.answer, None),
             "unparsable": per_slot(lambda slot: slot.answer in self.unparsable, False),
             "active": per_slot(lambda slot: slot.active, False),
-            "finished": per_slot(lambda slot: slot.finished, False),
+            "finished": per_slot(lambda slot: slot.finished and not slot.pruned, False),
             "pruned": per_slot(lambda slot: slot.pruned, False),
-            "pool_votes": per_slot(lambda slot: votes[slot.branch.final] if slot.finished else 0, 0),
-            "finish_order": list(self.finish_order),
+            "pool_votes": per_slot(
+                lambda slot: votes[slot.branch.final] if slot.finished and not slot.pruned else 0, 0
+            ),
+            "finish_order": self.pool,
             "tokens": self.tokens,
             "budget_left": UNLIMITED if self.budget_left is None else self.budget_left,
         }
@@ -243,18 +271,22 @@ class Episode:
 
     def prune(self, i: int) -> bool:
         """PRUNE(i)."""
-        if not self.is_active(i):
+        if i not in self.slots or self.slots[i].pruned:
             return self._refuse()
         self.slots[i].pruned = True
         self.changed = True
         return True
 
-    def branch(self) -> bool:
-        """BRANCH."""
-        if not self.unopened or not self._can_pay(self._price(self.branches[len(self.slots)])):
+    def can_open(self, i: int) -> bool:
+        """Whether a branch is behind the slot and it is not open."""
+        return 0 <= i < len(self.branches) and i not in self.slots
+
+    def branch(self, i: int, *, whole: bool = False) -> bool:
+        """BRANCH(i)."""
+        if not self.can_open(i) or not self._can_pay(self._price(self.branches[i])):
             return self._refuse()
-        self.slots.append(Slot(self.branches[len(self.slots)], opened_in=self.rounds, start=self.clock))
-        self._generate(len(self.slots) - 1)
+        self.slots[i] = Slot(self.branches[i], opened_in=self.rounds, start=self.clock, whole=whole)
+        self._generate(i)
         return True
 
     def continue_(self, i: int) -> bool:
@@ -284,15 +316,16 @@ class Episode:
         *,
         answer: str | None,
         prune: Iterable[int] = (),
-        branch: int = 0,
+        open_: Iterable[int] = (),
         continue_: Mapping[int, int] | None = None,
         probe: Iterable[int] = (),
+        wait: bool = False,
         stop: bool = False,
     ) -> None:
         """One round of atomic actions.
 
-        A slot that is not active is refused once, however many intervals were asked of it. Once the budget
-        has refused an interval, each further one asked for that its branch still has is refused too.
+        A slot that is not active is refused once, however many intervals it is to generate. Once the budget
+        has refused an interval, each further one wanted that its branch still has is refused too.
 
         Raises:
           Ended: if the episode ends with this round: ANSWER, or nothing changed.
@@ -300,21 +333,25 @@ class Episode:
         self.rounds += 1
         self.clock = self.sequential_tokens
         self.changed = False
-        earlier = len(self.slots)
+        earlier = set(self.slots)
 
         for i in prune:
             self.prune(i)
 
         admitted = True
-        for _ in range(branch):
-            admitted = self.branch() if admitted else self._refuse()
+        for i in sorted(open_):
+            if not self.can_open(i):
+                self._refuse()
+                continue
+            whole = (continue_ or {}).get(i) == READ_TO_END
+            admitted = self.branch(i, whole=whole) if admitted else self._refuse()
 
         wanted = {i: count for i, count in (continue_ or {}).items() if count > 0}
-        depth = {i: self.slots[i].depth if i < len(self.slots) else 0 for i in wanted}
+        depth = {i: self.slots[i].depth if i in self.slots else 0 for i in wanted}
         admitted = True
         for i in sorted(wanted, key=lambda i: (-depth[i], i)):
             # To go on with a branch that this very round opened and finished is to ask for more than it has.
-            opened_now = earlier <= i < len(self.slots)
+            opened_now = i in self.slots and i not in earlier
             if not self.is_active(i) and not opened_now:
                 self._refuse()
                 continue
@@ -326,15 +363,16 @@ class Episode:
             for i in probe:
                 self.probe(i)
 
-        if stop or not self.changed:
+        waiting = wait and self.waited < MAX_WAITS
+        self.waited = 0 if self.changed else self.waited + 1
+        if stop or not (self.changed or waiting):
             self.stop_reason, self.prediction = ANSWERED if stop else IDLE, answer
             raise Ended
 
     def read(self, branches: int, answer: str | None) -> None:
         """A round that opens so many branches and reads them to their end."""
-        first = len(self.slots)
-        reading = {first + k: READ_TO_END for k in range(branches)}
-        self.round(branch=branches, continue_=reading, answer=answer)
+        slots = self.following(branches)
+        self.round(open_=slots, continue_=dict.fromkeys(slots, READ_TO_END), answer=answer)
 
     # Helpers.
 
@@ -344,7 +382,7 @@ class Episode:
 
     def _price(self, branch: Branch) -> int:
         """Of one interval, whatever turns out to be left of the branch."""
-        unit = 1 if self.cost_model == "intervals" else branch.delta
+        unit = {"intervals": 1, "priced": round(branch.price * branch.delta)}.get(self.cost_model, branch.delta)
         return unit + (self.probe_cost if self.probe_everything else 0)
 
     def _can_pay(self, price: int) -> bool:
@@ -359,7 +397,7 @@ class Episode:
             slot.tokens = branch.tokens if slot.finished else min(before + branch.delta, branch.tokens)
         elif not slot.finished:
             slot.tokens += branch.delta
-        elif slot.opened_in == self.rounds:
+        elif slot.whole and slot.opened_in == self.rounds:
             slot.tokens = branch.tokens  # a full read
         else:
             slot.tokens += max(0, branch.tokens - before)
@@ -373,7 +411,9 @@ class Episode:
         self.changed = True
 
     def _reveal(self, slot: Slot) -> None:
-        slot.answer = (*slot.branch.probes, slot.branch.final)[slot.depth - 1]
+        answer = (*slot.branch.probes, slot.branch.final)[slot.depth - 1]
+        slot.run = slot.run + 1 if answer == slot.answer else 1
+        slot.answer = answer
         slot.revealed_at = slot.depth
         self.changed = True
 
@@ -401,9 +441,9 @@ def early_stopping(episode: Episode, *, max_samples: int, window: int) -> str | 
     samples = min(max_samples, len(episode.branches))
     window = min(window, samples)
     for _ in range(samples // window if window else 0):
-        first = len(episode.slots)
+        newest = episode.following(window)
         episode.read(window, plurality(_in_opening_order(episode)))
-        finals = [slot.branch.final for slot in episode.slots[first:] if slot.finished]
+        finals = [episode.slots[i].branch.final for i in newest if i in episode.slots and episode.slots[i].finished]
         if len(finals) == window and len(set(finals)) == 1:
             return finals[0]
     return plurality(_in_opening_order(episode))
@@ -420,11 +460,11 @@ def parallel_probe(
     for r in range(max_rounds):
         if r == 0:
             opening = range(min(chains, episode.unopened))
-            episode.round(branch=len(opening), continue_=dict.fromkeys(opening, 1), answer=None)
+            episode.round(open_=opening, continue_=dict.fromkeys(opening, 1), answer=None)
         else:
             going = [i for i in episode.active if i not in doomed]
             episode.round(prune=doomed, continue_=dict.fromkeys(going, 1), answer=win)
-        voters = [i for i, slot in enumerate(episode.slots) if not slot.pruned]
+        voters = [i for i, slot in episode.slots.items() if not slot.pruned]
         previous, win = win, plurality(episode.newest(voters))
         doomed = []
         if r >= warm_up and len(voters) > 1:
@@ -445,9 +485,9 @@ def parallel_probe(
 def answer_consistency(episode: Episode, *, chains: int, k: int) -> str | None:
     """Each chain runs until its own newest k answers are equal or it finishes; plurality of all chains."""
     seen: list[list[str]] = []
-    episode.round(branch=min(chains, episode.unopened), answer=None)
+    episode.round(open_=range(min(chains, episode.unopened)), answer=None)
     while True:
-        seen += [[] for _ in episode.slots[len(seen) :]]
+        seen += [[] for _ in range(len(seen), len(episode.slots))]
         for i, answers in enumerate(seen):
             if len(answers) < episode.slots[i].depth:
                 answers += episode.newest([i])
@@ -485,7 +525,7 @@ def confidence_momentum(
     ema = 0.0
     history: list[float] = []
     against: dict[int, int] = {}
-    episode.round(branch=min(n_init, episode.unopened), answer=answer())
+    episode.round(open_=range(min(n_init, episode.unopened)), answer=answer())
     for r in range(MOMENTUM_ROUNDS):
         winner = plurality(episode.finals)
         ema = blend(ema)
@@ -525,12 +565,12 @@ def confidence_momentum(
         ):
             opening = min(widen, max_branches - len(episode.slots), episode.unopened)
             if opening:
-                episode.round(branch=opening, answer=answer())
+                episode.round(open_=episode.following(opening), answer=answer())
     return answer()
 
 
 def _in_opening_order(episode: Episode) -> list[str]:
-    return [slot.branch.final for slot in episode.slots if slot.finished]
+    return [slot.branch.final for slot in episode.slots.values() if slot.finished]
 
 
 CONTROLLERS: dict[str, Callable[..., str | None]] = {
@@ -540,11 +580,10 @@ CONTROLLERS: dict[str, Callable[..., str | None]] = {
     "parallel_probe": parallel_probe,
     "answer_consistency": answer_consistency,
     "confidence_momentum": confidence_momentum,
-    "oracle": self_consistency,
 }
 
 #: The sampling methods look at final answers only.
-WITHOUT_PROBES = ("self_consistency", "adaptive_consistency", "early_stopping", "oracle")
+WITHOUT_PROBES = ("self_consistency", "adaptive_consistency", "early_stopping")
 
 
 # --- replay -------------------------------------------------------------------------------------------------
@@ -554,6 +593,7 @@ class Outcome(NamedTuple):
     """How an episode ended and what it cost, field by field as the library's Outcome."""
 
     correct: bool
+    passed: bool
     answer: str | None
     tokens: int
     sequential_tokens: int
@@ -567,11 +607,11 @@ class Outcome(NamedTuple):
     stop_reason: int
 
 
-def outcome(episode: Episode, gold: str, *, oracle: bool = False) -> Outcome:
+def outcome(episode: Episode, gold: str) -> Outcome:
     """The outcome of an episode that has ended."""
-    right = gold in episode.finals if oracle else episode.prediction == gold
     return Outcome(
-        correct=right,
+        correct=episode.prediction == gold,
+        passed=any(slot.branch.final == gold for slot in episode.slots.values() if slot.finished),
         answer=episode.prediction,
         tokens=episode.tokens,
         sequential_tokens=episode.sequential_tokens,
@@ -580,7 +620,7 @@ def outcome(episode: Episode, gold: str, *, oracle: bool = False) -> Outcome:
         probes=episode.probes,
         rounds=episode.rounds,
         opened=len(episode.slots),
-        pruned=sum(slot.pruned for slot in episode.slots),
+        pruned=sum(slot.pruned for slot in episode.slots.values()),
         refused=episode.refused,
         stop_reason=episode.stop_reason,
     )
@@ -605,7 +645,7 @@ def replay(
     episode = Episode(branches, probe_everything=controller not in WITHOUT_PROBES, **rules)
     with contextlib.suppress(Ended):
         episode.answer(CONTROLLERS[controller](episode, **params))
-    return outcome(episode, gold, oracle=controller == "oracle"), episode.margin
+    return outcome(episode, gold), episode.margin
 
 
 # --- the Confidence Momentum Controller's schedule ----------------------------------------------------------

@@ -26,7 +26,7 @@ from jax.typing import ArrayLike
 
 from autotts_jax import environment, rollout, voting
 from autotts_jax.controllers import CONTROLLERS, Controller
-from autotts_jax.environment import NO_ANSWER, READ_TO_END, SLOTS, Action, CostModel, Observation, Rules
+from autotts_jax.environment import MAX_WIDTH, NO_ANSWER, READ_TO_END, Action, CostModel, Observation, Rules
 from autotts_jax.orders import published_orders
 from autotts_jax.replay import Dataset, ReplayStore, concatenate, pack
 from autotts_jax.rollout import Outcome
@@ -36,6 +36,9 @@ from autotts_jax.trajectories import Question, Trajectories, read
 Q, N, D, A = 8, 12, 10, 128
 P, S = 3, 2
 RANDOM_ROUNDS = 8
+
+#: Slots of most episodes; random actions are tried with other numbers too.
+SLOTS = 64
 
 #: The library compares in float32. An episode in which two real numbers came closer than that is left out.
 CLOSE = {"adaptive_consistency": 1e-7, "confidence_momentum": 1e-5}
@@ -134,7 +137,8 @@ class World(NamedTuple):
                 ids = self.store.answers[q, n, : self.store.intervals[q, n]]
                 *probes, final = (self.choices[q][i] for i in ids)
                 tokens, delta = int(self.store.tokens[q, n]), int(self.store.delta[q, n])
-                found.append(reference.Branch(probes, tokens, final, delta))
+                price = 1.0 if self.store.price is None else float(self.store.price[q, n])
+                found.append(reference.Branch(probes, tokens, final, delta, price))
         return found
 
     def text(self, q: int, answer: int) -> str | None:
@@ -159,11 +163,12 @@ def padded(dataset: Dataset) -> ReplayStore:
         delta=pad(store.delta, (Q, N), 0),
         gold=pad(store.gold, (Q,), -1),
         unparsable=pad(store.unparsable, (Q, A), False),
+        price=None if store.price is None else pad(store.price, (Q, N), 1),
     )
 
 
 @st.composite
-def worlds(draw: st.DrawFn) -> World:
+def worlds(draw: st.DrawFn, *, priced: bool = False, width: int = SLOTS) -> World:
     """A store of one to eight questions. The first order permutes the branches, the second resamples them."""
     questions = draw(st.sampled_from([Q, Q, Q - 2, 1]))
     drawn = draw(st.lists(TRAITS, min_size=questions, max_size=questions))
@@ -173,10 +178,14 @@ def worlds(draw: st.DrawFn) -> World:
     if draw(st.booleans()):  # branches of several models for one question
         factor = rng.integers(1, 4, store.delta.shape, np.int32)
         store = dataclasses.replace(store, delta=store.delta * factor)
-    orders = np.full((Q, S, SLOTS), -1, np.int32)
-    resampled = draw(st.sampled_from([20, N, SLOTS, 1]))
+    if priced:  # products with these are exact
+        prices = rng.choice(np.array([0.5, 1, 2.25, 8], np.float32), store.delta.shape)
+        store = dataclasses.replace(store, price=prices)
+    orders = np.full((Q, S, width), -1, np.int32)
+    resampled = draw(st.sampled_from([20, N, width, 1]))
     for q, traits in enumerate(drawn):
-        orders[q, 0, : traits.branches] = rng.permutation(traits.branches)
+        some = rng.permutation(traits.branches)[:width]
+        orders[q, 0, : len(some)] = some
         orders[q, 1, :resampled] = rng.integers(0, traits.branches, resampled)
     missing = Q - len(drawn)
     return World(store, orders, [*dataset.choices, *[()] * missing], [*dataset.golds, *[""] * missing])
@@ -259,7 +268,6 @@ PARAMS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "trend_threshold": real(-0.25, 0.25, 0, 1),
     },
 }
-PARAMS["oracle"] = PARAMS["self_consistency"]
 
 
 @st.composite
@@ -318,7 +326,7 @@ def compare(
 def check_controller(name: str, charges: Charges, data: st.DataObject) -> tuple[int, int]:
     """Compares the episodes of one drawn store; returns how many there were and how many were left out."""
     controller = CONTROLLERS[name]
-    world = data.draw(worlds())
+    world = data.draw(worlds(priced=charges.cost is CostModel.PRICED))
     rules, oracle_rules = data.draw(charged(world, charges))
     drawn = data.draw(vectors(name))
     params = stacked(controller, drawn)
@@ -362,7 +370,8 @@ FEW_RULES = [
     ("parallel_probe", Charges(CostModel.INTERVALS, True)),
     ("answer_consistency", Charges(CostModel.GENERATED, True)),
     ("confidence_momentum", Charges(CostModel.RELEASED, True)),
-    ("oracle", Charges(CostModel.INTERVALS, True)),
+    ("self_consistency", Charges(CostModel.INTERVALS, True)),
+    ("confidence_momentum", Charges(CostModel.PRICED, True)),
 ]
 
 
@@ -382,33 +391,37 @@ def test_controllers_agree_under_all_rules(name: str, charges: Charges) -> None:
 
 
 class Mix(NamedTuple):
-    """What random actions are like: chances in 256ths, but for the seed and `branch`."""
+    """What random actions are like: chances in 256ths, but for the seed."""
 
     seed: Any
-    branch: Any  # below that, down to −1
+    open: Any
     prune: Any
     continue_: Any
     probe: Any
     idle: Any  # a round of nothing
+    wait: Any
     stop: Any
 
 
 MIXES = st.builds(
     Mix,
     seed=st.integers(0, 2**31 - 1),
-    branch=st.sampled_from([6, 2, 80]),
+    open=st.sampled_from([30, 5, 250]),
     prune=st.sampled_from([5, 50, 0]),
     continue_=st.sampled_from([120, 50, 230, 0]),
     probe=st.sampled_from([50, 230, 0]),
-    idle=st.sampled_from([0, 0, 20]),
+    idle=st.sampled_from([0, 0, 60]),
+    wait=st.sampled_from([0, 128]),
     stop=st.sampled_from([0, 20]),
 )
 
 
-def random_action(mix: Mix, round_: jax.Array) -> Action:
+def random_action(mix: Mix, obs: Observation) -> Action:
     """The action of a round, admissible or not; a hash stands in for the dice. Round 7 answers at the latest."""
 
-    def dice(salt: int, faces: ArrayLike = 256, slots: int = SLOTS) -> jax.Array:
+    width, round_ = obs.width, obs.round
+
+    def dice(salt: int, faces: ArrayLike = 256, slots: int = width) -> jax.Array:
         x = jnp.arange(salt * 1000, salt * 1000 + slots, dtype=jnp.uint32) * np.uint32(0x9E3779B1)
         for word in (mix.seed, round_):
             x = (x + word.astype(jnp.uint32)) * np.uint32(0x7FEB352D)
@@ -421,14 +434,16 @@ def random_action(mix: Mix, round_: jax.Array) -> Action:
 
     busy = one_die(0) >= mix.idle
     # Mostly the first slots, since those are the ones that get opened.
-    shown = busy & (jnp.arange(SLOTS, dtype=jnp.int32) < jnp.asarray([4, 16, SLOTS], jnp.int32)[one_die(1, 3)])
+    slots = jnp.arange(width, dtype=jnp.int32)
+    shown = busy & (slots < jnp.asarray([4, 16, width], jnp.int32)[one_die(1, 3)])
     counts = jnp.asarray([-(2**31), 1, 1, 1, 2, 3, READ_TO_END], jnp.int32)
-    first = jnp.where(round_ == 0, 2, 0)  # most episodes would end at once without
+    first = (round_ == 0) & (slots < 2)  # most episodes would end at once without
     return Action(
         prune=shown & (dice(2) < mix.prune),
-        branch=jnp.where(busy, first + one_die(3, mix.branch + 1) - 1, 0),
+        open=first | (shown & (dice(3) < mix.open)),
         continue_=jnp.where(shown & (dice(4) < mix.continue_), counts[dice(5, 7)], 0),
         probe=shown & (dice(6) < mix.probe),
+        wait=one_die(9) < mix.wait,
         stop=(round_ >= RANDOM_ROUNDS - 1) | (one_die(7) < mix.stop),
         answer=one_die(8, 7) - 1,
     )
@@ -438,8 +453,8 @@ RANDOM = {
     probe_everything: Controller(
         name="random",
         schedule=lambda beta: Mix(*[jnp.zeros((), jnp.int32)] * len(Mix._fields)),
-        init=lambda params: (),
-        step=lambda params, memory, obs: (memory, random_action(params, obs.round)),
+        init=lambda params, obs: (),
+        step=lambda params, memory, obs: (memory, random_action(params, obs)),
         probe_everything=probe_everything,
     )
     for probe_everything in (False, True)
@@ -452,13 +467,13 @@ def _observations(
     """What each round shows and what is done, ``[P, Q, S, R, ...]``; after the end it stays as it was."""
 
     def one(params: Mix, q: jax.Array, order: jax.Array) -> tuple[Observation, Action]:
+        world = environment.World.of(store, rules, probe_everything=controller.probe_everything)
         episode = environment.deal(store, q, order)
 
         def one_round(state: environment.State, _: None) -> tuple[environment.State, tuple[Observation, Action]]:
-            obs = environment.observe(store, episode, state, rules)
+            obs = environment.observe(world, episode, state)
             _, action = controller.step(params, (), obs)
-            state = environment.step(store, episode, state, action, rules, controller.probe_everything)
-            return state, (obs, action)
+            return environment.step(world, episode, state, action), (obs, action)
 
         return jax.lax.scan(one_round, environment.init(episode), length=RANDOM_ROUNDS)[1]
 
@@ -470,9 +485,9 @@ def _observations(
 observed = jax.jit(_observations, static_argnums=0, compiler_options=QUICKLY)
 
 
-def check_random(probe_everything: bool, charges: Charges, data: st.DataObject) -> None:
+def check_random(probe_everything: bool, charges: Charges, data: st.DataObject, width: int = SLOTS) -> None:
     controller = RANDOM[probe_everything]
-    world = data.draw(worlds())
+    world = data.draw(worlds(priced=charges.cost is CostModel.PRICED, width=width))
     rules, oracle_rules = data.draw(charged(world, charges))
     mixes = data.draw(st.lists(MIXES, min_size=P, max_size=P))
     params = stacked(controller, [mix._asdict() for mix in mixes])
@@ -481,7 +496,7 @@ def check_random(probe_everything: bool, charges: Charges, data: st.DataObject) 
     shown, actions = jax.device_get(observed(controller, store, params, orders, rules))
 
     def ours(p: int, q: int, s: int, r: int) -> dict[str, Any]:
-        fields = [field.name for field in dataclasses.fields(Observation)]
+        fields = [field.name for field in dataclasses.fields(Observation) if field.name != "feature_names"]
         seen = {name: getattr(shown, name)[p, q, s, r].tolist() for name in fields}
         seen["answer"] = [world.text(q, answer) for answer in seen["answer"]]
         at = seen.pop("finished_at")
@@ -494,16 +509,17 @@ def check_random(probe_everything: bool, charges: Charges, data: st.DataObject) 
     def expected(index: Index, branches: list[reference.Branch], gold: str) -> tuple[reference.Outcome, float]:
         episode = reference.Episode(branches, probe_everything=probe_everything, **oracle_rules)
         for r in range(RANDOM_ROUNDS):
-            seen, ought = ours(*index, r), episode.observe(SLOTS)
+            seen, ought = ours(*index, r), episode.observe(width)
             differing = {key: (seen[key], value) for key, value in ought.items() if seen[key] != value}
             assert not differing, f"{what(index)}, round {r}: (library, oracle) {differing}\n{branches}"
             action = jax.tree.map(lambda leaf, r=r: leaf[(*index, r)], actions)
             try:
                 episode.round(
                     prune=np.flatnonzero(action.prune).tolist(),
-                    branch=action.branch.item(),
+                    open_=np.flatnonzero(action.open).tolist(),
                     continue_=dict(enumerate(action.continue_.tolist())),
                     probe=np.flatnonzero(action.probe).tolist(),
+                    wait=action.wait.item(),
                     stop=action.stop.item(),
                     answer=world.text(index[1], action.answer.item()),
                 )
@@ -522,6 +538,7 @@ FEW_RANDOM = [
     (False, Charges(CostModel.RELEASED, True)),
     (True, Charges(CostModel.GENERATED, True)),
     (True, Charges(CostModel.INTERVALS, True)),
+    (False, Charges(CostModel.PRICED, True)),
 ]
 
 
@@ -530,6 +547,13 @@ FEW_RANDOM = [
 @fewer
 def test_any_actions_agree(probe_everything: bool, charges: Charges, data: st.DataObject) -> None:
     check_random(probe_everything, charges, data)
+
+
+@pytest.mark.parametrize("width", [1, 7, 80, pytest.param(256, marks=pytest.mark.slow)])
+@given(data=st.data())
+@settings(fewer, max_examples=4)
+def test_any_actions_agree_with_any_number_of_slots(width: int, data: st.DataObject) -> None:
+    check_random(width != 7, Charges(CostModel.RELEASED, width == 80), data, width)
 
 
 @pytest.mark.slow
@@ -569,44 +593,43 @@ def test_momentum_gives_up_after_500_rounds() -> None:
 
 
 def test_confidence_is_the_exact_one_rounded() -> None:
-    pairs = [(v1, v2) for v1 in range(SLOTS + 1) for v2 in range(SLOTS + 1 - v1)]
+    pairs = [(v1, v2) for v1 in range(MAX_WIDTH + 1) for v2 in range(min(v1, MAX_WIDTH - v1) + 1)]
     v1, v2 = np.array(pairs, np.int32).T
-    found = np.asarray(voting.confidence(v1, v2))
+    found = np.asarray(jax.vmap(voting.confidence)(v1, v2))
     assert found.dtype == np.float32
     assert found.tolist() == [np.float32(reference.confidence(*pair)).item() for pair in pairs]
 
 
 def test_confidence_is_the_incomplete_beta_functions() -> None:
     special = pytest.importorskip("scipy.special")
-    v1, v2 = np.array([(a, b) for a in range(1, SLOTS + 1) for b in range(SLOTS + 1 - a)], np.int32).T
+    v1, v2 = np.array([(a, b) for a in range(1, 65) for b in range(min(a, 64 - a) + 1)], np.int32).T
     np.testing.assert_allclose(voting.confidence(v1, v2), 1 - special.betainc(v1 + 1, v2 + 1, 0.5), atol=1e-6)
-    assert not np.any(voting.confidence(np.zeros(SLOTS, np.int32), np.arange(SLOTS, dtype=np.int32)))
+    assert not np.any(voting.confidence(np.zeros(64, np.int32), np.zeros(64, np.int32)))
 
 
 def _votes(
     answers: jax.Array, weights: jax.Array, voters: jax.Array, place: jax.Array, pool_votes: jax.Array
 ) -> tuple[Any, ...]:
-    zero, nothing = jnp.zeros((), jnp.int32), jnp.zeros(SLOTS, bool)
-    obs = Observation(
-        round=zero,
-        opened=zero,
-        unopened=zero,
-        depth=jnp.zeros(SLOTS, jnp.int32),
+    width = answers.shape[-1]
+    shapes = environment.example_observation(width)
+    obs: Observation = dataclasses.replace(
+        jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
         answer=answers,
-        unparsable=nothing,
-        active=nothing,
         finished=voters,
-        pruned=nothing,
+        unparsable=answers == 0,
         pool_votes=pool_votes,
-        finished_at=jnp.where(voters, place * SLOTS + jnp.arange(SLOTS, dtype=jnp.int32), environment.UNLIMITED),
-        tokens=zero,
-        budget_left=zero,
+        finished_at=jnp.where(
+            voters, place * width + jnp.arange(width, dtype=jnp.int32), environment.UNLIMITED
+        ),
     )
     return (
         voting.plurality(answers, voters),
         voting.plurality(answers, voters, place),
+        voting.plurality(answers, voters, when=jnp.asarray(True)),
         voting.pool_tally(obs),
-        voting.pool_tally(obs, by_slot=True),
+        voting.pool_tally(obs, order="opened"),
+        voting.pool_tally(obs, order=place),
+        voting.pool_tally(obs, parsable=True),
         voting.weighted_plurality(answers, weights, voters),
         voting.weighted_plurality(answers, weights, voters, place),
         voting.entropy(answers, voters),
@@ -618,34 +641,41 @@ votes = jax.jit(_votes)
 
 @given(
     seed=st.integers(0, 2**32 - 1),
-    distinct=st.sampled_from([1, 2, 3, 8, SLOTS]),
+    width=st.sampled_from([64, 64, 1, 9, 100, 256]),
+    distinct=st.sampled_from([1, 2, 3, 8, 256]),
     share=st.sampled_from([0, 0.03, 0.2, 0.8, 1]),
-    slots=st.sampled_from([1, 3, 12, SLOTS]),
+    slots=st.sampled_from([1, 3, 12, 256]),
 )
-@settings(fewer, max_examples=200)
-def test_votes_agree(seed: int, distinct: int, share: float, slots: int) -> None:
+@settings(fewer, max_examples=300)
+def test_votes_agree(seed: int, width: int, distinct: int, share: float, slots: int) -> None:
     rng = np.random.default_rng(seed)
-    answers = np.where(np.arange(SLOTS) < slots, rng.integers(0, distinct, SLOTS), NO_ANSWER).astype(np.int32)
-    voters = (rng.random(SLOTS) < share) & (answers >= 0)
-    place = rng.permutation(10 * SLOTS)[:SLOTS].astype(np.int32)
+    answers = np.where(np.arange(width) < slots, rng.integers(0, distinct, width), NO_ANSWER).astype(np.int32)
+    voters = (rng.random(width) < share) & (answers >= 0)
+    place = rng.permutation(10 * width)[:width].astype(np.int32)
     # Quarters, whose sums are exact in float32: weights tie as they do on paper.
-    weights = (rng.integers(0, 9, SLOTS) / 4).astype(np.float32)
+    weights = (rng.integers(0, 9, width) / 4).astype(np.float32)
     counts = reference.tally(answers[voters].tolist())
     pool_votes = np.array([counts[a] if v else 0 for a, v in zip(answers.tolist(), voters, strict=True)], np.int32)
     found = jax.tree.map(lambda leaf: leaf.item(), votes(answers, weights, voters, place, pool_votes))
 
-    opened = [slot for slot in range(SLOTS) if voters[slot]]
+    opened = [slot for slot in range(width) if voters[slot]]
     placed = sorted(opened, key=lambda slot: place[slot])
-    for tally, order in zip(found[:4], (opened, placed, placed, opened), strict=True):
+    parsable = [slot for slot in placed if answers[slot] != 0]
+    orders = (opened, placed, opened, placed, opened, placed, parsable)
+    for tally, order in zip(found[:7], orders, strict=True):
         named = [str(answers[slot]) for slot in order]
         winner = reference.plurality(named)
-        assert tally == (NO_ANSWER if winner is None else int(winner), *reference.top2(named))
-    for tally, order in zip(found[4:6], (opened, placed), strict=True):
+        runner_up = reference.plurality([answer for answer in named if answer != winner])
+        ids = [NO_ANSWER if answer is None else int(answer) for answer in (winner, runner_up)]
+        assert tally == (ids[0], *reference.top2(named), ids[1])
+    for tally, order in zip(found[7:9], (opened, placed), strict=True):
         weighted = [(str(answers[slot]), Fraction(weights[slot].item())) for slot in order]
         heaviest, first, second = reference.weighted_plurality(weighted)
-        assert tally == (NO_ANSWER if heaviest is None else int(heaviest), float(first), float(second))
+        others, *_ = reference.weighted_plurality([(a, w) for a, w in weighted if a != heaviest])
+        ids = [NO_ANSWER if answer is None else int(answer) for answer in (heaviest, others)]
+        assert tally == (ids[0], float(first), float(second), ids[1])
     named = [str(answers[slot]) for slot in opened]
-    assert found[6] == pytest.approx(reference.entropy(named) if named else 0, abs=1e-5)
+    assert found[9] == pytest.approx(reference.entropy(named) if named else 0, abs=1e-5)
 
 
 # --- the published schedule ---------------------------------------------------------------------------------

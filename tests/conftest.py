@@ -3,10 +3,12 @@ import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import platformdirs
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).parent.parent
 
@@ -30,6 +32,24 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
+class _Scheduling(LoadScopeScheduling):
+    """Sends each test to the next free worker, but files whose tests share something costly as a whole.
+
+    (xdist's own groups have no effect under pytest 9.2.)
+    """
+
+    whole = ("test_evaluate.py", "test_published.py", "test_report.py", "test_synthetic.py")
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return file if file.endswith(self.whole) else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Scheduling:
+    """How tests are shared out among workers."""
+    return _Scheduling(config, log)
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One worker for each core, up to eight; none where single tests are named, which would wait for them to start."""
     if all("::" in arg for arg in config.args):
@@ -37,7 +57,6 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist adds groups to the names
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out what is marked slow, unless `-m` says what to run or the test is named."""
     if config.option.markexpr:

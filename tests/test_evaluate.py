@@ -18,8 +18,6 @@ from autotts_jax.testing import _world
 CMC = CONTROLLERS["confidence_momentum"]
 BETAS = np.linspace(0, 1, 4, dtype=np.float32)
 
-pytestmark = pytest.mark.xdist_group("evaluate")  # one expected outcome
-
 
 @pytest.fixture(scope="module")
 def store() -> ReplayStore:

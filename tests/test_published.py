@@ -15,8 +15,6 @@ from autotts_jax import CONTROLLERS, Dataset, Setting, evaluate
 
 PUBLISHED = Path(__file__).parent / "published"
 
-pytestmark = pytest.mark.xdist_group("published")  # reads all files once
-
 
 @pytest.fixture(scope="module")
 def dataset(replay_directory: Path) -> Dataset:

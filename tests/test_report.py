@@ -15,8 +15,6 @@ import autotts_jax
 from autotts_jax.cli import main
 from autotts_jax.trajectories import Question, Trajectories
 
-pytestmark = pytest.mark.xdist_group("report")  # one page
-
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -229,7 +229,6 @@ def figures() -> Figures:
     return found
 
 
-@pytest.mark.xdist_group("figures")
 @pytest.mark.parametrize("setting", RECORDED, ids=lambda setting: f"{setting[0]}-{setting[1]}")
 def test_figures_come_near_the_recorded_ones(
     setting: tuple[str, float, tuple[tuple[str, float], ...]],
@@ -240,7 +239,6 @@ def test_figures_come_near_the_recorded_ones(
     assert tokens == pytest.approx(RECORDED[setting][1], rel=0.1)
 
 
-@pytest.mark.xdist_group("figures")
 def test_methods_rank_as_on_the_recorded_traces(figures: Figures) -> None:
     # The vote of all, ASC and ESC give the same answers but for a hair: less than half a point is a tie.
     for measure, tie in ((0, 0.5), (1, 0.0)):

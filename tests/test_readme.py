@@ -15,7 +15,6 @@ PYTHON = [code for language, code in BLOCKS if language == "python"]
 QUORUM = next(code for code in PYTHON if "QUORUM =" in code)
 
 
-@pytest.mark.usefixtures("quickly")
 @pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.strip().splitlines()[0])
 def test_python_blocks_run(code: str, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -43,7 +42,6 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
-@pytest.mark.usefixtures("quickly")
 def test_the_example_controller_is_short_and_appears_in_the_table(tmp_path: Path) -> None:
     body = [line for line in QUORUM.splitlines() if line.strip() and not line.startswith(("from", "import"))]
     assert len(body) <= 30

@@ -24,6 +24,8 @@ from autotts_jax import (
 )
 from autotts_jax.environment import SLOTS, Episode, State
 
+pytestmark = pytest.mark.usefixtures("quickly")
+
 
 @pytest.mark.parametrize("name", CONTROLLERS)
 def test_built_in_controllers_keep_the_contract(name: str) -> None:

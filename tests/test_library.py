@@ -114,14 +114,6 @@ def test_no_name_hides_a_module(room: str) -> None:
         assert getattr(module, info.name) is inner
 
 
-@pytest.mark.parametrize("tool", [("ruff", "check"), ("ruff", "format", "--check"), ("mypy",)])
-def test_clean(tool: tuple[str, ...]) -> None:
-    """Lint, format and types, as a part of the tests so that nobody forgets them."""
-    command = [sys.executable, "-m", *tool, *(["."] if tool[0] == "ruff" else [])]
-    run = subprocess.run(command, cwd=PACKAGE.parent, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout + run.stderr
-
-
 @pytest.mark.slow
 def test_the_reference_is_built(tmp_path: Path) -> None:
     """The guide's command; every public name has its docstring on the page."""

@@ -27,6 +27,7 @@ def test_python_blocks_run(code: str, tmp_path: Path) -> None:
 GUIDE = sorted((ROOT / "notebooks" / "guide").glob("*.md"))
 
 
+@pytest.mark.usefixtures("quickly")
 @pytest.mark.parametrize("page", GUIDE, ids=lambda page: page.stem)
 def test_the_guides_blocks_run(page: Path, tmp_path: Path) -> None:
     """All blocks of a page, one after the other."""

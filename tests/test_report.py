@@ -5,11 +5,13 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import autotts_jax
+from autotts_jax.cli import main
 from autotts_jax.trajectories import Question, Trajectories
 
 
@@ -61,19 +63,30 @@ def test_a_browser_shows_it(page: Path) -> None:
     assert all("BRANCH(0)" in text and "tokens: " in text for text in shown)
 
 
-def test_other_directories_are_refused(tmp_path: Path) -> None:
-    autotts = Path(sys.executable).with_name("autotts")
-    done = subprocess.run([autotts, "report", "."], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "arguments.json" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+Refused = Callable[[], str]
+
+
+@pytest.fixture
+def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Runs `autotts report` in the empty directory, in this process, and gives the line that it ends with."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["autotts", "report", "."])
+
+    def go() -> str:
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        assert exit_.value.code == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        return line
+
+    return go
+
+
+def test_other_directories_are_refused(refused: Refused) -> None:
+    assert "arguments.json" in refused()
 
 
 @pytest.mark.parametrize(("text", "says"), [("[]", "arguments.json"), ("{", "JSON"), ('{"shuffles": "x"}', "data")])
-def test_other_files_are_refused(tmp_path: Path, text: str, says: str) -> None:
+def test_other_files_are_refused(refused: Refused, tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "arguments.json").write_text(text, encoding="utf-8")
-    autotts = Path(sys.executable).with_name("autotts")
-    done = subprocess.run([autotts, "report", "."], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert says in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    assert says in refused()

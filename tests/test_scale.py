@@ -1,6 +1,7 @@
 """Work larger than a device, longer than a process's life, wider than a machine; and how it is timed."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -160,7 +161,10 @@ def test_a_killed_command_goes_on(tmp_path: Path) -> None:
     autotts = Path(sys.executable).with_name("autotts")
     command = [autotts, "sweep", file, "--controller", METHODS[0], "--shuffles", "200", "--chunk", "1"]
     keeping = [*command, "--checkpoint", "kept", "--out", "resumed"]
-    running = subprocess.Popen(keeping, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # Killed while it writes a compiled program, it would leave a broken one to later runs: it may only read.
+    reading = os.environ | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "3600"}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    running = subprocess.Popen(keeping, cwd=tmp_path, env=reading, **quiet)
     while running.poll() is None and not list(tmp_path.glob("kept/*rows-0")):
         time.sleep(0.01)
     running.send_signal(signal.SIGKILL)

@@ -290,7 +290,7 @@ def _batched(artefact: Artefact, program: str) -> Callable[..., list[Array]]:
             leaf if is_batched else jnp.broadcast_to(leaf, (size, *leaf.shape))
             for leaf, is_batched in zip(leaves, batched, strict=True)
         ]
-        found = run(*(leaf.reshape(-1, *leaf.shape[2:]) for leaf in wide))
+        found = run(*(leaf.reshape(size * lanes, *leaf.shape[2:]) for leaf in wide))
         return [leaf.reshape(size, lanes, *leaf.shape[1:]) for leaf in found], [True] * len(found)
 
     return run

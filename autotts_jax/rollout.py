@@ -360,8 +360,8 @@ def _replay(
 
     def begin_lane(number: Int32[Array, ""]) -> _Lane:
         """A lane at the start of an episode; one past the last episode has ended already."""
-        row = _pick(params, P - 1 - jnp.minimum(jax.lax.div(number, M), P - 1))
-        episode = _pick(episodes_of, jax.lax.rem(number, M))
+        row = _pick(params, P - 1 - jnp.minimum(jax.lax.div(number, np.int32(M)), P - 1))
+        episode = _pick(episodes_of, jax.lax.rem(number, np.int32(M)))
         state, memory = begin(controller, world, episode, row)
         reason = jnp.where(number < episodes, state.stop_reason, StopReason.ANSWERED)
         return _Lane(number, episode, row, dataclasses.replace(state, stop_reason=reason), memory)

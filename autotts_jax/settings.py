@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from autotts_jax.controllers import CONTROLLERS, Controller, check_shapes
-from autotts_jax.controllers.schedules import named_leaves
+from autotts_jax.controllers.schedules import named_leaves, plain
 from autotts_jax.errors import InputError
 
 __all__ = ["Row", "Setting", "check_pool", "rows_of"]
@@ -96,13 +96,7 @@ class Row:
 
     def described(self) -> str:
         """The parameters as JSON."""
-
-        def plain(value: np.ndarray) -> Any:
-            # As text first: 0.95 in float32 is 0.95 to the reader, not 0.949999988079071.
-            whole = np.issubdtype(value.dtype, np.integer)
-            return np.vectorize(lambda x: int(x) if whole else float(str(x)), otypes=[object])(value).tolist()
-
-        return json.dumps({name: plain(np.asarray(value)) for name, value in named_leaves(self.params).items()})
+        return json.dumps({name: plain(value) for name, value in named_leaves(self.params).items()})
 
 
 def rows_of(setting: Setting, betas: Sequence[float]) -> list[Row]:

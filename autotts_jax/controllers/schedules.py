@@ -23,7 +23,7 @@ from jaxtyping import Float32, PyTree
 
 from autotts_jax.errors import InputError
 
-__all__ = ["Line", "Schedule", "named_leaves", "real", "whole"]
+__all__ = ["Line", "Schedule", "named_leaves", "plain", "real", "whole"]
 
 #: A number, or nested tuples of numbers.
 Values: TypeAlias = Any
@@ -94,11 +94,9 @@ class Line:
         """The line between two other ends, given as shares."""
 
         def end(share: np.ndarray) -> Values:
-            value = np.asarray(self.value_between(jnp.float32(0), jnp.asarray(share), jnp.asarray(share)))
-            # As text first: 0.95 in float32 is 0.95 to the reader, not 0.949999988079071.
-            return np.vectorize(lambda x: int(x) if self.integer else float(str(x)), otypes=[object])(value).tolist()
+            return _as_tuples(plain(self.value_between(jnp.float32(0), jnp.asarray(share), jnp.asarray(share))))
 
-        return dataclasses.replace(self, start=_as_tuples(end(start)), stop=_as_tuples(end(stop)))
+        return dataclasses.replace(self, start=end(start), stop=end(stop))
 
     def _scaled(self, value: Any) -> Any:
         return np.log2(value) if self.log else value
@@ -205,6 +203,15 @@ def named_leaves(tree: PyTree, is_leaf: Any = None) -> dict[str, Any]:
     """A pytree's leaves by name: ``a`` for fields and keys, ``a.b`` for nested ones, empty for a lone leaf."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def plain(values: ArrayLike) -> Any:
+    """An array as a number or nested lists of numbers, as short as a reader would write them."""
+    array = np.asarray(values)
+    if np.issubdtype(array.dtype, np.integer):
+        return array.tolist()
+    # As text first: 0.95 in float32 is 0.95 to the reader, not 0.949999988079071.
+    return np.array([float(str(number)) for number in array.flat], object).reshape(array.shape).tolist()
 
 
 def _is_line(leaf: Any) -> bool:

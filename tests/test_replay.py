@@ -8,7 +8,7 @@ import pytest
 
 import autotts_jax
 from autotts_jax import Dataset, InputError, Question, Trajectories
-from autotts_jax.replay import SLOTS
+from autotts_jax.orders import WIDTH
 
 
 def dataset(seed: int = 0, questions: int = 3, branches: int = 7, **fields: str) -> Dataset:
@@ -80,12 +80,12 @@ def test_concatenation_keeps_the_parts() -> None:
 def test_published_orders_are_pythons() -> None:
     store = dataset(branches=100).store
     orders = autotts_jax.published_orders(store, 3)
-    assert orders.shape == (3, 3, SLOTS)
+    assert orders.shape == (3, 3, WIDTH)
     for q, n in enumerate((100, 99, 98)):
         for s in range(3):
             expected = list(range(n))
             random.Random(s).shuffle(expected)
-            assert orders[q, s].tolist() == expected[:SLOTS]
+            assert orders[q, s].tolist() == expected[:WIDTH]
     few = autotts_jax.published_orders(dataset().store, 2)
     assert (few[:, :, 7:] == -1).all()
     assert sorted(few[2, 1, :5].tolist()) == [0, 1, 2, 3, 4]
@@ -94,9 +94,9 @@ def test_published_orders_are_pythons() -> None:
 def test_random_orders_are_permutations() -> None:
     store = dataset(branches=80).store
     orders = np.asarray(autotts_jax.random_orders(jax.random.key(0), store, 50))
-    assert orders.shape == (3, 50, SLOTS)
+    assert orders.shape == (3, 50, WIDTH)
     for q, n in enumerate((80, 79, 78)):
-        assert all(len(set(row)) == SLOTS for row in orders[q].tolist())
+        assert all(len(set(row)) == WIDTH for row in orders[q].tolist())
         assert orders[q].min() >= 0
         assert orders[q].max() == n - 1
     few = np.asarray(autotts_jax.random_orders(jax.random.key(0), dataset().store, 50))
@@ -149,7 +149,7 @@ def test_load_checks_the_metadata(tmp_path: Path) -> None:
     (file,) = (path / "metadata").glob("metadata")
     good = file.read_text()
     for old, new, said in (
-        ('"autotts_jax": 1', '"autotts_jax": 2', "another version"),
+        ('"autotts_jax": 2', '"autotts_jax": 1', "another version"),
         ('"tokens": ["int32", 3, 7]', '"tokens": ["int32", 3, 8]', "array tokens is"),
         ('"q0.0", ', "", r"the metadata name \[2, 3\] questions"),
     ):

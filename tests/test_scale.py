@@ -23,7 +23,6 @@ from hypothesis import strategies as st
 
 import autotts_jax
 from autotts_jax import CONTROLLERS, Dataset, InputError, bench, rollout, sweep, sweeps
-from autotts_jax.reductions import halve_reductions
 from autotts_jax.replay import ReplayStore, bucket, joint_shape, part
 from autotts_jax.settings import Setting, rows_of
 
@@ -97,7 +96,7 @@ def test_parts_are_slices_of_the_whole(start: int, length: int) -> None:
     stores = [_PARTS[0].store, _PARTS[1].store]
     whole = autotts_jax.concatenate(_PARTS).store
     piece = part(stores, start, start + length, joint_shape(stores))
-    for name, array in vars(piece).items():
+    for name, array in piece.arrays().items():
         expected = getattr(whole, name)[start : start + length]
         np.testing.assert_array_equal(array[: len(expected)], expected)
         assert (array[len(expected) :] == (-1 if name in ("answers", "gold") else 0)).all()
@@ -272,26 +271,6 @@ def test_the_command_in_two_processes(tmp_path: Path) -> None:
     assert "early_stopping" not in printed[1]
     _side_by_side([[*command, "--out", "alone"]], tmp_path)
     assert (tmp_path / "out/results.csv").read_bytes() == (tmp_path / "alone/results.csv").read_bytes()
-
-
-# --- reductions ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("size", [1, 7, 32, 33, 34, 63, 64, 65, 128])
-def test_halved_reductions_are_the_same(size: int) -> None:
-    @jax.jit
-    def inner(x: jax.Array) -> tuple[jax.Array, ...]:
-        return x.max(), x.min(-1), jnp.sum(x, dtype=jnp.int32), jnp.any(x > 3), jnp.all(x > -9)
-
-    def program(x: jax.Array, y: dict[str, jax.Array]) -> Any:
-        picked = jax.lax.cond(x[0] > 0, jnp.max, jnp.min, x)
-        return {"a": inner(x), "b": jax.nn.relu(y["y"]).sum(axis=1), "c": y["y"].max(axis=0), "d": (picked, 3)}
-
-    x = jnp.asarray(np.random.default_rng(size).integers(-9, 9, size), jnp.int32)
-    y = {"y": jnp.arange(3 * size, dtype=jnp.float32).reshape(3, size)}
-    chex.assert_trees_all_equal(halve_reductions(program)(x, y), program(x, y))
-    halved = str(jax.make_jaxpr(halve_reductions(lambda x: jnp.max(x)))(x))
-    assert (f"slice[limit_indices=({size // 2},)" in halved) == (size in (34, 64))
 
 
 # --- timing ----------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import reference
 
 import autotts_jax
 from autotts_jax import CONTROLLERS, CostModel, Dataset, Rules, failures, traces
+from autotts_jax.controllers import confidence_momentum
 from autotts_jax.failures import Failure
 from autotts_jax.settings import Row, Setting, rows_of
 from autotts_jax.traces import Trace
@@ -56,13 +57,18 @@ def replayed(data: Dataset, orders: np.ndarray, trace: Trace, rules: Rules) -> r
         for event in moment.events:
             if event.slot is not None:
                 kinds[event.kind].append(event.slot)
+        wanted = {slot: kinds["CONTINUE"].count(slot) for slot in kinds["CONTINUE"]}
+        if (
+            trace.controller in reference.WITHOUT_PROBES
+        ):  # they ask for whole branches, however many intervals those have
+            wanted |= {slot: reference.READ_TO_END for slot in kinds["BRANCH"] if slot in wanted}
         answers = [event.answer for event in moment.events if event.kind == "ANSWER"]
         stop = bool(answers) and trace.outcome["stop_reason"] == "ANSWERED"
         try:
             episode.round(
                 prune=kinds["PRUNE"],
-                branch=len(kinds["BRANCH"]),
-                continue_={slot: kinds["CONTINUE"].count(slot) for slot in kinds["CONTINUE"]},
+                open_=kinds["BRANCH"],
+                continue_=wanted,
                 probe=kinds["PROBE"],
                 answer=answers[0] if answers else None,
                 stop=stop,
@@ -71,7 +77,7 @@ def replayed(data: Dataset, orders: np.ndarray, trace: Trace, rules: Rules) -> r
             assert moment is trace.rounds[-1]
         assert (moment.tokens, moment.cost) == (episode.tokens, episode.cost)
         assert moment.pool == reference.tally(episode.finals)
-        standing = [i for i, slot in enumerate(episode.slots) if not slot.pruned]
+        standing = [i for i, slot in episode.slots.items() if not slot.pruned]
         assert moment.votes == reference.tally(episode.newest(standing))
     return episode
 
@@ -102,8 +108,20 @@ def test_a_trace_is_what_happened(data: Dataset, name: str, rules: Rules) -> Non
     chex.assert_trees_all_equal(recording.outcome, jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1), fast))
     for trace in traced(data, row, orders, places[::5], rules):
         episode = replayed(data, orders, trace, rules)
-        asked = ("answer", "tokens", "sequential_tokens", "cost", "intervals", "probes", "rounds", "opened", "pruned")
-        found = reference.outcome(episode, trace.gold, oracle=name == "oracle")._asdict()
+        asked = (
+            "correct",
+            "passed",
+            "answer",
+            "tokens",
+            "sequential_tokens",
+            "cost",
+            "intervals",
+            "probes",
+            "rounds",
+            "opened",
+            "pruned",
+        )
+        found = reference.outcome(episode, trace.gold)._asdict()
         assert {key: found[key] for key in asked} == {key: trace.outcome[key] for key in asked}
 
 
@@ -141,7 +159,7 @@ def test_traces_are_written_as_lines(data: Dataset, tmp_path: Path) -> None:
         "outcome"
     ]
     assert lines[ends[0] + 1]["question"] == 5
-    assert lines[1]["memory"].keys() == set(row.controller.init(row.params)._fields)
+    assert lines[1]["memory"].keys() == set(confidence_momentum.Memory._fields)
     assert len(lines[1]["memory"]["against"]) == 5  # the branches opened
     assert lines[-1]["answer"] == two[1].outcome["answer"]
 

@@ -104,8 +104,8 @@ def test_sweep_writes_a_tidy_table(run: Run, traces: Path, tmp_path: Path) -> No
         ("confidence_momentum", "1"),
     ]
     wanted = (
-        "dataset controller beta params questions shuffles correct accuracy accuracy_se passed tokens tokens_total tokens_se "
-        "sequential_tokens intervals probes rounds opened pruned idle"
+        "dataset controller beta params questions shuffles correct accuracy accuracy_se passed tokens "
+        "tokens_total tokens_se sequential_tokens intervals probes rounds opened pruned idle"
     )
     assert set(wanted.split()) <= set(found[0])
     assert {row["dataset"] for row in found} == {"Model/bench"}

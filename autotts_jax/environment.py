@@ -109,6 +109,10 @@ MAX_WIDTH = 256
 MAX_WAITS = 100
 
 
+# Flags above the depth in `State.slots`.
+_PRUNED, _READ_WHOLE, _OPENED_NOW = ((MAX_INTERVALS + 1) << place for place in range(3))
+
+
 class CostModel(enum.StrEnum):
     """What an episode is charged for; `Rules.probe_cost` is in the same unit. See `tariff`.
 
@@ -182,13 +186,12 @@ class Episode:
     """
 
     question: Int32[Array, ""]
-    branch: Int32[Array, " B"]
     row: Int32[Array, " B"]  # where the branch's answers begin among all of the store's
     intervals: Int32[Array, " B"]
     tokens: Int32[Array, " B"]
     delta: Int32[Array, " B"]
     pool: Int32[Array, ""]  # slots with a branch behind them
-    agrees: UInt32[Array, "W B"]  # bit j of word w of slot i: slots i and 32·w + j have the same final answer
+    agrees: tuple[UInt32[Array, " B"], ...]  # bit j of word w at i: slots i and 32·w + j have the same final answer
     model: Int32[Array, " B"] | None
     price: Float32[Array, " B"] | None
 
@@ -196,24 +199,45 @@ class Episode:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class State:
-    """What changes in an episode: (m, I, ℓ, Ω) of the paper, and what its costs follow from."""
+    """What changes in an episode: (m, I, ℓ, Ω) of the paper, and what its costs follow from.
+
+    Depth and flags of a slot share a word: fewer arrays make rounds faster and programs smaller.
+    """
 
     round: Int32[Array, ""]
     opened: Int32[Array, ""]  # m
-    depth: Int32[Array, " B"]  # ℓ, in intervals
-    pruned: Bool[Array, " B"]
+    slots: Int32[Array, " B"]  # depth, pruned, read_whole and opened_now, see `_slot_word`
     answer: Int32[Array, " B"]  # newest revealed
-    revealed_at: Int32[Array, " B"]  # the depth at which it was revealed; 0 where every interval is probed
-    run: Int32[Array, " B"]  # see Observation; 0 where every interval is probed
-    read_whole: Bool[Array, " B"]  # opened with READ_TO_END and finished in that round
-    opened_now: Bool[Array, " B"]  # opened in the latest round
     finished_at: Int32[Array, " B"]  # see Observation
     started: Int32[Array, " B"]  # tokens on the critical path before the slot opened
-    probes: Int32[Array, ""]  # |Ω| by Action.probe; see `probes`
     waited: Int32[Array, ""]  # latest rounds in a row that changed nothing
     refused: Int32[Array, ""]  # atomic actions that were not admissible
     stop_reason: Int32[Array, ""]  # StopReason
     prediction: Int32[Array, ""]  # the episode's answer once it has ended
+    # Known from the depth, and None, where every interval is probed:
+    revealed_at: Int32[Array, " B"] | None  # the depth at which the answer was revealed
+    run: Int32[Array, " B"] | None  # see Observation
+    probed: Int32[Array, ""] | None  # |Ω|, see `probes`
+
+    @property
+    def depth(self) -> Int32[Array, " B"]:
+        """ℓ, intervals generated per slot."""
+        return self.slots & MAX_INTERVALS
+
+    @property
+    def pruned(self) -> Bool[Array, " B"]:
+        """Pruned, per slot."""
+        return self.slots & _PRUNED != 0
+
+    @property
+    def read_whole(self) -> Bool[Array, " B"]:
+        """Opened with READ_TO_END and finished in that round, per slot."""
+        return self.slots & _READ_WHOLE != 0
+
+    @property
+    def opened_now(self) -> Bool[Array, " B"]:
+        """Opened in the latest round, per slot."""
+        return self.slots & _OPENED_NOW != 0
 
 
 @jax.tree_util.register_dataclass
@@ -450,7 +474,7 @@ def example_observation(width: int = 64, feature_names: tuple[str, ...] = ()) ->
     def first(store: ReplayStore, order: Array) -> Observation:
         world = World.of(store, Rules(), probe_everything=False)
         episode = deal(store, jnp.zeros((), jnp.int32), order)
-        return observe(world, episode, init(episode))
+        return observe(world, episode, init(world, episode))
 
     obs: Observation = jax.eval_shape(first, store, jax.ShapeDtypeStruct((width,), jnp.int32))
     return obs
@@ -468,39 +492,35 @@ def deal(store: ReplayStore, question: Int32[Array, ""], order: Int32[Array, " B
     final = jnp.where(dealt, store.answers[question, branch, jnp.maximum(intervals - 1, 0)], NO_ANSWER)
     return Episode(
         question=jnp.asarray(question, jnp.int32),
-        branch=branch,
         row=(question * store.answers.shape[1] + branch) * store.answers.shape[2],
         intervals=intervals,
         tokens=per_branch(store.tokens),
         delta=per_branch(store.delta),
         pool=jnp.sum(intervals > 0, dtype=jnp.int32),
-        agrees=_pack(final[:, None] == final[None, :]).T,
+        agrees=tuple(_pack(final[:, None] == final[None, :]).T),
         model=None if store.model is None else per_branch(store.model),
         price=None if store.price is None else per_branch(store.price),
     )
 
 
-def init(episode: Episode) -> State:
+def init(world: World, episode: Episode) -> State:
     """The state before the first round: nothing opened, nothing spent."""
-    width = episode.branch.shape[-1]
-    zero, zeros, no = jnp.zeros((), jnp.int32), jnp.zeros(width, jnp.int32), jnp.zeros(width, bool)
+    width = episode.intervals.shape[-1]
+    zero, zeros = jnp.zeros((), jnp.int32), jnp.zeros(width, jnp.int32)
     return State(
         round=zero,
         opened=zero,
-        depth=zeros,
-        pruned=no,
+        slots=zeros,
         answer=jnp.full(width, NO_ANSWER, jnp.int32),
-        revealed_at=zeros,
-        run=zeros,
-        read_whole=no,
-        opened_now=no,
         finished_at=jnp.full(width, UNLIMITED, jnp.int32),
         started=zeros,
-        probes=zero,
         waited=zero,
         refused=zero,
         stop_reason=jnp.asarray(StopReason.RUNNING, jnp.int32),
         prediction=jnp.asarray(NO_ANSWER, jnp.int32),
+        revealed_at=None if world.probe_everything else zeros,
+        run=None if world.probe_everything else zeros,
+        probed=None if world.probe_everything else zero,
     )
 
 
@@ -512,14 +532,14 @@ def observe(world: World, episode: Episode, state: State) -> Observation:
     finished = _ended(episode, state.depth) & ~state.pruned
     words = _pack(finished)
     votes = sum(jax.lax.population_count(episode.agrees[w] & words[w]) for w in range(len(words)))
-    seen = state.depth if world.probe_everything else state.revealed_at
+    seen = state.depth if state.revealed_at is None else state.revealed_at
     latest = episode.row + jnp.maximum(seen - 1, 0)
     if store.features is None:
         features = jnp.zeros((width, 0), jnp.float32)
     else:
         flat = jnp.asarray(store.features).reshape(-1, store.features.shape[-1])
         features = jnp.where((seen > 0)[:, None], _take(flat, latest), 0)
-    run = jnp.where(is_open, _take(world.runs, latest), 0) if world.probe_everything else state.run
+    run = jnp.where(is_open, _take(world.runs, latest), 0) if state.run is None else state.run
     answered = state.answer >= 0
     unparsable = _take(jnp.asarray(store.unparsable)[episode.question], jnp.maximum(state.answer, 0))
     return Observation(
@@ -559,7 +579,7 @@ def admit(world: World, episode: Episode, state: State, action: Action) -> Admit
     is_open = state.depth > 0
 
     def probed(depth: Int32[Array, " B"]) -> Int32[Array, ""]:
-        return jnp.sum(_probes_passed(episode, depth), dtype=jnp.int32) if world.probe_everything else state.probes
+        return _all_probes(episode, depth) if state.probed is None else state.probed
 
     # 1. PRUNE
     prune = action.prune & is_open & ~state.pruned & running
@@ -588,10 +608,10 @@ def admit(world: World, episode: Episode, state: State, action: Action) -> Admit
 
     # 4. PROBE
     probe = jnp.zeros_like(prune)
-    if not world.probe_everything:
+    if state.revealed_at is not None:
         probe = action.probe & admissible & ~_ended(episode, depth) & (depth > state.revealed_at)
         if rules.budget is not None:
-            left = _budget_left(episode, depth, whole, state.probes, rules)
+            left = _budget_left(episode, depth, whole, probed(depth), rules)
             probe = probe & (jnp.cumsum(probe, dtype=jnp.int32) * rules.probe_cost <= left)
 
     masked = (action.prune & ~prune).astype(jnp.int32) + (action.open & ~opening).astype(jnp.int32)
@@ -627,14 +647,13 @@ def reveal(world: World, episode: Episode, state: State, admitted: Admitted) -> 
     before, finished = _ended(episode, state.depth), _ended(episode, depth)
     answers = jnp.asarray(world.store.answers)
     newest = _take(answers.reshape(-1), episode.row + jnp.maximum(depth - 1, 0)).astype(jnp.int32)
-    if world.probe_everything:
-        revealed, revealed_at, run, probed = deeper, state.revealed_at, state.run, state.probes
-    else:
+    revealed, revealed_at, run, probed = deeper, state.revealed_at, state.run, state.probed
+    if revealed_at is not None and run is not None and probed is not None:
         probe = admitted.probe & ~finished
         revealed = probe | (finished & deeper)
-        revealed_at = jnp.where(revealed, depth, state.revealed_at)
-        run = jnp.where(revealed, jnp.where(newest == state.answer, state.run + 1, 1), state.run)
-        probed = state.probes + count(probe)[0]
+        revealed_at = jnp.where(revealed, depth, revealed_at)
+        run = jnp.where(revealed, jnp.where(newest == state.answer, run + 1, 1), run)
+        probed = probed + count(probe)[0]
 
     changes = admitted.prune | revealed | deeper
     changed, earlier, opened, refused = count(changes, before, admitted.opening, admitted.refused)
@@ -649,21 +668,20 @@ def reveal(world: World, episode: Episode, state: State, admitted: Admitted) -> 
     return State(
         round=state.round + running.astype(jnp.int32),
         opened=state.opened + opened,
-        depth=depth,
-        pruned=state.pruned | admitted.prune,
+        slots=_slot_word(
+            depth, state.pruned | admitted.prune, state.read_whole | (admitted.whole & finished), admitted.opening
+        ),
         answer=jnp.where(revealed, newest, state.answer),
-        revealed_at=revealed_at,
-        run=run,
-        read_whole=state.read_whole | (admitted.whole & finished),
-        opened_now=admitted.opening,
         finished_at=jnp.where(finished & ~before, finish_key, state.finished_at),
         # A branch starts when everything that its opening was decided on has been generated.
         started=jnp.where(admitted.opening, sequential_tokens(episode, state, world.rules), state.started),
-        probes=probed,
         waited=jnp.where(idle, state.waited + 1, 0),
         refused=state.refused + refused + admitted.over_budget,
         stop_reason=jnp.where(running, reason, state.stop_reason),
         prediction=jnp.where(running, action.answer, state.prediction),
+        revealed_at=revealed_at,
+        run=run,
+        probed=probed,
     )
 
 
@@ -684,9 +702,7 @@ def sequential_tokens(episode: Episode, state: State, rules: Rules) -> Int32[Arr
 
 def probes(world: World, episode: Episode, state: State) -> Int32[Array, ""]:
     """|Ω|, the probes paid for; the answer of a finished branch is no probe."""
-    if world.probe_everything:
-        return jnp.sum(_probes_passed(episode, state.depth), dtype=jnp.int32)
-    return state.probes
+    return _all_probes(episode, state.depth) if state.probed is None else state.probed
 
 
 def cost(world: World, episode: Episode, state: State) -> Int32[Array, ""]:
@@ -754,6 +770,10 @@ def _probes_passed(episode: Episode, depth: Int32[Array, " B"]) -> Int32[Array, 
     return jnp.minimum(depth, jnp.maximum(episode.intervals - 1, 0))
 
 
+def _all_probes(episode: Episode, depth: Int32[Array, " B"]) -> Int32[Array, ""]:
+    return jnp.sum(_probes_passed(episode, depth), dtype=jnp.int32)
+
+
 def _budget_left(
     episode: Episode,
     depth: Int32[Array, " B"],
@@ -805,6 +825,14 @@ def _affordable(
 def _finish_key(earlier: Any, phase: int, depth: Any, slots: Int32[Array, " B"]) -> Int32[Array, " B"]:
     """See `finish_keys`."""
     return ((2 * earlier + phase) * (MAX_INTERVALS + 1) + (MAX_INTERVALS - depth)) * len(slots) + slots
+
+
+def _slot_word(
+    depth: Int32[Array, " B"], pruned: Bool[Array, " B"], read_whole: Bool[Array, " B"], opened_now: Bool[Array, " B"]
+) -> Int32[Array, " B"]:
+    """The depth, at most MAX_INTERVALS, with the flags above it."""
+    flags = ((_PRUNED, pruned), (_READ_WHOLE, read_whole), (_OPENED_NOW, opened_now))
+    return depth + sum(jnp.where(flag, np.int32(bit), 0) for bit, flag in flags)
 
 
 def _decided(

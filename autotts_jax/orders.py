@@ -105,7 +105,8 @@ def draw_orders(
       orders: How they are drawn.
       seed: Of random and bootstrap orders.
       start: Number of the first question, counted through the datasets.
-      stop: Number after the last; all of them if left out. Questions beyond the last one hold −1.
+      stop: Number after the last; defaults to all of them. Questions beyond the last one hold −1.
+      width: As for `published_orders`.
     """
     stop = sum(map(len, datasets)) if stop is None else stop
     dealt = np.full((stop - start, shuffles, width), -1, np.int32)

@@ -121,7 +121,7 @@ def record(
 
 def begin(controller: Controller, world: World, episode: Episode, params: PyTree) -> tuple[State, PyTree]:
     """An episode's first state, and the controller's first memory."""
-    state = environment.init(episode)
+    state = environment.init(world, episode)
     return state, controller.init(params, environment.observe(world, episode, state))
 
 
@@ -352,16 +352,17 @@ def _replay(
     queue. It begins with the last parameter vectors, which on a β grid are those of the longest episodes.
     """
     world = World.of(store, rules, probe_everything=controller.probe_everything)
-    episodes_of = jax.vmap(environment.deal, in_axes=(None, 0, 0))(store, questions, orders)
     P, M = len(jax.tree.leaves(params)[0]), len(questions)
+    pairs = jax.vmap(environment.deal, in_axes=(None, 0, 0))(store, questions, orders)
     episodes = P * M
     width = min(width, episodes)
     batch = max(1, width // _REFILL)
 
+    @jax.jit
     def begin_lane(number: Int32[Array, ""]) -> _Lane:
         """A lane at the start of an episode; one past the last episode has ended already."""
         row = _pick(params, P - 1 - jnp.minimum(jax.lax.div(number, np.int32(M)), P - 1))
-        episode = _pick(episodes_of, jax.lax.rem(number, np.int32(M)))
+        episode = _pick(pairs, jax.lax.rem(number, np.int32(M)))
         state, memory = begin(controller, world, episode, row)
         reason = jnp.where(number < episodes, state.stop_reason, StopReason.ANSWERED)
         return _Lane(number, episode, row, dataclasses.replace(state, stop_reason=reason), memory)

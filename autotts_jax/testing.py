@@ -267,8 +267,9 @@ def _check_hidden(
             unread = depth < intervals[q, branch]
             # revealed[t, i]: the depth at which slot i's newest answer of round t was revealed.
             seen = np.zeros((_WIDTH, answers.shape[-1] + 1), bool)
-            seen[np.arange(_WIDTH), state.revealed_at] = True
-            if controller.probe_everything:
+            if state.revealed_at is not None:
+                seen[np.arange(_WIDTH), state.revealed_at] = True
+            else:
                 seen[:] = np.arange(answers.shape[-1] + 1) <= state.depth[-1][:, None]
             hidden = ~seen[dealt][:, 1:] & (np.arange(answers.shape[-1]) < intervals[q, branch][:, None])
             answers[q, branch] = np.where(hidden, rng.integers(0, 6, hidden.shape), answers[q, branch])

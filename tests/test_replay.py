@@ -1,3 +1,4 @@
+import dataclasses
 import random
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import autotts_jax
 from autotts_jax import Dataset, InputError, Question, Trajectories
 from autotts_jax.orders import WIDTH
+from autotts_jax.replay import ReplayStore, joint_shape, part
 
 
 def dataset(seed: int = 0, questions: int = 3, branches: int = 7, **fields: str) -> Dataset:
@@ -174,3 +176,128 @@ def test_a_store_is_a_pytree() -> None:
     moved = jax.device_put(store)
     assert isinstance(moved.answers, jax.Array)
     assert jax.jit(lambda s: jnp.sum(s.branch_mask))(moved) == 18
+
+
+# --- optional fields -------------------------------------------------------------------------------------------------
+
+
+def with_fields(
+    data: Dataset, *fields: str, seed: int = 0, names: tuple[str, ...] = ("logprob", "entropy")
+) -> Dataset:
+    """The dataset with some of the optional fields, drawn at random where there is a branch or an interval."""
+    rng, store = np.random.default_rng(seed), data.store
+    there = store.intervals > 0
+    read = np.arange(store.answers.shape[2]) < store.intervals[..., None]
+    drawn = {
+        "features": rng.normal(size=(*read.shape, len(names))).astype(np.float32) * read[..., None],
+        "model": rng.integers(0, 3, there.shape, np.int32) * there,
+        "price": np.where(there, rng.choice(np.array([0.5, 2], np.float32), there.shape), np.float32(1)),
+    }
+    known = {"feature_names": names} if "features" in fields else {}
+    return dataclasses.replace(data, store=dataclasses.replace(store, **{f: drawn[f] for f in fields}, **known))
+
+
+ALL = ("features", "model", "price")
+PADS = {"features": 0, "model": 0, "price": 1}
+
+
+@pytest.mark.parametrize("fields", [(), ("features",), ("model", "price"), ALL])
+def test_what_is_not_there_takes_no_place(fields: tuple[str, ...]) -> None:
+    store = with_fields(dataset(), *fields).store
+    assert len(jax.tree.leaves(store)) == 6 + len(fields)
+    assert list(store.arrays()) == ["answers", "intervals", "tokens", "delta", "gold", "unparsable", *fields]
+    moved = jax.device_put(store)
+    assert moved.feature_names == store.feature_names
+    assert jax.tree.structure(moved) == jax.tree.structure(store)
+
+
+def assert_inside(whole: ReplayStore, piece: ReplayStore, first: int = 0) -> None:
+    """The piece lies in the whole from question `first` on; around it there is padding."""
+    for name, array in piece.arrays().items():
+        found = getattr(whole, name)[first : first + len(array)]
+        inside = tuple(map(slice, array.shape))
+        np.testing.assert_array_equal(found[inside], array, name)
+        around = np.ones(found.shape, bool)
+        around[inside] = False
+        pad = PADS.get(name, -1 if name in ("answers", "gold") else 0)
+        assert (found[around] == pad).all(), name
+
+
+def test_joined_optional_fields_keep_their_values() -> None:
+    one, two = with_fields(dataset(0), *ALL), with_fields(dataset(1, 2, 9), *ALL, seed=1)
+    both = autotts_jax.concatenate([one, two]).store
+    assert both.features.shape[-1] == 2
+    assert both.feature_names == ("logprob", "entropy")
+    assert_inside(both, one.store)
+    assert_inside(both, two.store, 3)
+
+
+@pytest.mark.parametrize("field", ["model", "price"])
+def test_a_store_without_a_field_is_filled_up(field: str) -> None:
+    bare, full = dataset(0), with_fields(dataset(1, 2, 9), field)
+    for datasets in ([bare, full], [full, bare]):
+        both = autotts_jax.concatenate(datasets).store
+        assert set(both.arrays()) == {*bare.store.arrays(), field}
+        first = len(datasets[0])
+        filled = getattr(both, field)[:first] if datasets[0] is bare else getattr(both, field)[first:]
+        assert (filled == PADS[field]).all()
+        assert getattr(both, field).dtype == getattr(full.store, field).dtype
+        assert_inside(both, full.store, 0 if datasets[0] is full else first)
+
+
+def test_features_must_agree() -> None:
+    some = with_fields(dataset(0), "features")
+    others = (dataset(1), with_fields(dataset(1), "features", names=("entropy", "logprob")))
+    for other in others:
+        for pair in ([some, other], [other, some]):
+            with pytest.raises(InputError, match="Stores that are replayed together must have the same ones"):
+                autotts_jax.concatenate(pair)
+            with pytest.raises(InputError, match="features: .*logprob"):
+                autotts_jax.sweep(pair, ["self_consistency:samples=2"], shuffles=1)
+
+
+def test_the_number_of_features_is_never_padded() -> None:
+    names = tuple(f"f{i}" for i in range(19))  # a bucket would make 20 of it
+    stores = [with_fields(dataset(seed, 2, 19), *ALL, names=names).store for seed in (0, 1)]
+    for bucketed in (False, True):
+        shape = joint_shape(stores, bucketed=bucketed)
+        assert shape["features"][-1] == 19
+        assert shape["features"][:2] == shape["answers"]
+        assert shape["model"] == shape["price"] == shape["intervals"] == (20 if bucketed else 19,)
+    assert joint_shape([dataset().store]).keys() == dataset().store.arrays().keys()
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 3), (1, 4), (2, 9), (4, 5)])
+def test_parts_with_optional_fields(start: int, stop: int) -> None:
+    stores = [with_fields(dataset(0), "price").store, with_fields(dataset(1, 2, 9), "model").store]
+    whole = part(stores, 0, 5, joint_shape(stores))
+    piece = part(stores, start, stop, joint_shape(stores))
+    for name, array in piece.arrays().items():
+        expected = getattr(whole, name)[start:stop]
+        np.testing.assert_array_equal(array[: len(expected)], expected)
+        assert (array[len(expected) :] == PADS.get(name, -1 if name in ("answers", "gold") else 0)).all()
+
+
+@pytest.mark.parametrize("fields", [("features",), ("model", "price"), ALL])
+def test_optional_fields_on_disk(tmp_path: Path, fields: tuple[str, ...]) -> None:
+    data = with_fields(dataset(), *fields)
+    autotts_jax.save(data, tmp_path / "store")
+    found = autotts_jax.load(tmp_path / "store").store
+    assert found.feature_names == data.store.feature_names
+    assert found.arrays().keys() == data.store.arrays().keys()
+    jax.tree.map(np.testing.assert_array_equal, data.store, found)
+    assert {a.dtype for a in jax.tree.leaves(found)} == {a.dtype for a in jax.tree.leaves(data.store)}
+
+
+def test_padding_with_optional_fields_changes_no_outcome() -> None:
+    data = with_fields(dataset(branches=8), *ALL)
+    controller = autotts_jax.CONTROLLERS["early_stopping"]
+    params = jax.vmap(controller.schedule)(jnp.asarray([0.3, 1], jnp.float32))
+    rules = autotts_jax.Rules(cost=autotts_jax.CostModel.PRICED)
+    orders = autotts_jax.published_orders(data.store, 2, 8)
+    run = jax.jit(autotts_jax.evaluate, static_argnums=0)
+    padded = part([data.store], 0, 4, joint_shape([data.store, with_fields(dataset(1, 3, 11), *ALL).store]))
+    expected = run(controller, data.store, params, orders, rules)
+    found = run(controller, padded, params, np.pad(orders, [(0, 1), (0, 0), (0, 0)], constant_values=-1), rules)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[:, :3], b), found, expected)
+    assert (np.asarray(expected.cost) != np.asarray(expected.tokens)).any()

@@ -76,33 +76,33 @@ def plurality(
       voters: The slots that vote.
       order: Smaller came first; defaults to the slots' own order.
       when: Whether the result is needed; if not, it may be as without voters. Counting is what takes long, and it
-        is skipped in rounds in which no episode of a batch needs it.
+        is skipped in rounds in which no episode of a batch needs it (without an order; with one, only its loop is).
     """
     if when is True:
         return _tally(answers, votes(answers, voters), order)
-    return Tally(*_tally_when(jnp.asarray(when, bool), answers, voters, _slots(answers) if order is None else order))
+    if order is not None:
+        return _tally(answers, votes(answers, voters & jnp.asarray(when, bool)), order)
+    return Tally(*_tally_when(jnp.asarray(when, bool), jnp.where(voters, answers, _NO_BALLOT)))
 
 
 @jax.custom_batching.custom_vmap
-def _tally_when(
-    when: Bool[Array, ""], answers: Int32[Array, " B"], voters: Bool[Array, " B"], order: Int32[Array, " B"]
-) -> tuple[Array, ...]:
-    return jax.lax.cond(when, _tally_of, _nobodys_tally, answers, voters, order)
+def _tally_when(when: Bool[Array, ""], ballots: Int32[Array, " B"]) -> tuple[Array, ...]:
+    return jax.lax.cond(when, _tally_of, _nobodys_tally, ballots)
 
 
 @_tally_when.def_vmap
-def _(size: int, batched: Any, *args: Array) -> tuple[tuple[Array, ...], tuple[bool, ...]]:
+def _(size: int, batched: Any, when: Array, ballots: Array) -> tuple[tuple[Array, ...], tuple[bool, ...]]:
     """One decision for the whole batch: under a plain vmap both sides of a condition run."""
-    when, *rest = (x if b else jnp.broadcast_to(x, (size, *x.shape)) for x, b in zip(args, batched, strict=True))
-    tally = jax.lax.cond(jnp.any(when), jax.vmap(_tally_of), jax.vmap(_nobodys_tally), *rest)
+    ballots = ballots if batched[1] else jnp.broadcast_to(ballots, (size, *ballots.shape))
+    tally = jax.lax.cond(jnp.any(when), jax.vmap(_tally_of), jax.vmap(_nobodys_tally), ballots)
     return tally, (True,) * len(tally)
 
 
-def _tally_of(answers: Int32[Array, " B"], voters: Bool[Array, " B"], order: Int32[Array, " B"]) -> tuple[Array, ...]:
-    return tuple(_tally(answers, votes(answers, voters), order))
+def _tally_of(ballots: Int32[Array, " B"]) -> tuple[Array, ...]:
+    return tuple(_tally(ballots, votes(ballots, ballots != _NO_BALLOT), None))
 
 
-def _nobodys_tally(answers: Array, voters: Array, order: Array) -> tuple[Array, ...]:
+def _nobodys_tally(ballots: Int32[Array, " B"]) -> tuple[Array, ...]:
     zero = jnp.zeros((), jnp.int32)
     return zero + NO_ANSWER, zero, zero, zero + NO_ANSWER
 

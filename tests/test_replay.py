@@ -252,7 +252,7 @@ def test_features_must_agree() -> None:
         for pair in ([some, other], [other, some]):
             with pytest.raises(InputError, match="Stores that are replayed together must have the same ones"):
                 autotts_jax.concatenate(pair)
-            with pytest.raises(InputError, match="features: .*logprob"):
+            with pytest.raises(InputError, match=r"features: .*logprob"):
                 autotts_jax.sweep(pair, ["self_consistency:samples=2"], shuffles=1)
 
 

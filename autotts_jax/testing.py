@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -28,6 +29,11 @@ _FEW_BETAS = np.linspace(0, 1, 3, dtype=np.float32)
 
 #: Slots of the checked episodes, and another number that the functions must take as well.
 _WIDTH, _OTHER_WIDTH = 64, 24
+
+# The world is small: programs run no faster when they are optimized, and compile in half the time when they are not.
+_QUICKLY = {"xla_backend_optimization_level": 0}
+
+_evaluate = jax.jit(evaluate, static_argnums=0, compiler_options=_QUICKLY)
 
 _Run = Callable[[ReplayStore, PyTree], tuple[Outcome, Record]]
 
@@ -63,7 +69,8 @@ def check_controller(controller: Controller, feature_names: tuple[str, ...] = ()
     store = _world(feature_names=feature_names)
     params = _check_schedule(controller)
     traces: list[ReplayStore] = []
-    rounds = _enough_rounds(controller, store, params)
+    driven = _evaluate(controller, _padded(store), params, _orders(_padded(store)))
+    rounds = _enough_rounds(driven, store)
     run = _replayer(controller, traces, rounds)
     outcome, rows = run(store, params)
     checks: dict[str, Callable[[], None]] = {
@@ -73,7 +80,7 @@ def check_controller(controller: Controller, feature_names: tuple[str, ...] = ()
         "only revealed answers are given": lambda: _check_answers(controller, outcome, rows),
         "what was not paid for changes nothing": lambda: _check_hidden(controller, store, params, outcome, rows, run),
         "nothing retraces over β": lambda: _check_retrace(controller, traces),
-        "ended episodes absorb, padding changes nothing": lambda: _check_driver(controller, store, params, outcome),
+        "ended episodes absorb, padding changes nothing": lambda: _check_driver(controller, store, driven, outcome),
         "no more branches are opened than it says": lambda: _check_opens(controller, store, params, outcome),
         "exported, it decides the same": lambda: _check_export(controller, store, params, outcome),
     }
@@ -135,10 +142,9 @@ def _orders(store: ReplayStore) -> np.ndarray:
     return published_orders(store, 1, _WIDTH)
 
 
-def _enough_rounds(controller: Controller, store: ReplayStore, params: PyTree) -> int:
-    """How many rounds its longest episode takes, in powers of two; as many as one that works in each can have."""
+def _enough_rounds(outcome: Outcome, store: ReplayStore) -> int:
+    """As many rounds as the longest episode has, in powers of two; at most as many as one that works in each can have."""
     rounds, most = 128, _WIDTH * (2 * store.answers.shape[-1] + 1)  # an interval, a probe or a prune in each
-    outcome = jax.jit(evaluate, static_argnums=0)(controller, store, params, _orders(store))
     longest = int(np.max(outcome.rounds))
     while rounds < min(longest, most):
         rounds *= 2
@@ -152,7 +158,7 @@ def _replayer(controller: Controller, traces: list[ReplayStore], rounds: int) ->
         world = World.of(store, Rules(), probe_everything=controller.probe_everything)
         return record(controller, world, environment.deal(store, q, order), params, rounds)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=_QUICKLY)
     def replay(store: ReplayStore, params: PyTree, orders: Array) -> tuple[Outcome, Record]:
         traces.append(store)
         questions = jnp.arange(len(orders), dtype=jnp.int32)
@@ -234,19 +240,21 @@ def _check_answers(controller: Controller, outcome: Outcome, rows: Record) -> No
         )
 
 
-def _check_driver(controller: Controller, store: ReplayStore, params: PyTree, outcome: Outcome) -> None:
-    """`evaluate` on a padded store against the record, which goes on long after an episode's end."""
+def _padded(store: ReplayStore) -> ReplayStore:
     grown = {"answers": (2, 3, 5), "features": (2, 3, 5, 0), "gold": (2,), "unparsable": (2, 1)}
-    padded = dataclasses.replace(
+    pads = {field.name: field.metadata["pad"] for field in dataclasses.fields(store) if "pad" in field.metadata}
+    return dataclasses.replace(
         store,
         **{
-            field.name: np.pad(array, [(0, n) for n in grown.get(field.name, (2, 3))], constant_values=pad)
-            for field in dataclasses.fields(store)
-            if (pad := field.metadata.get("pad")) is not None and (array := getattr(store, field.name)) is not None
+            name: np.pad(array, [(0, n) for n in grown.get(name, (2, 3))], constant_values=pads[name])
+            for name, array in store.arrays().items()
         },
     )
-    found = jax.jit(evaluate, static_argnums=0)(controller, padded, params, _orders(padded))
-    found = jax.tree.map(lambda leaf: np.asarray(leaf)[:, : len(store.gold), 0], found)
+
+
+def _check_driver(controller: Controller, store: ReplayStore, driven: Outcome, outcome: Outcome) -> None:
+    """`evaluate` on a padded store against the record, which goes on long after an episode's end."""
+    found = jax.tree.map(lambda leaf: np.asarray(leaf)[:, : len(store.gold), 0], driven)
     _same(controller, outcome, found, "padding the store, or going on after the end,")
 
 
@@ -287,18 +295,19 @@ def _check_opens(controller: Controller, store: ReplayStore, params: PyTree, out
     """The bound that the controller declares holds, and slots beyond it change nothing."""
     most = [controller.most_branches(_row(params, p)) for p in range(len(outcome.answer))]
     for p, bound in enumerate(most):
-        if bound is None:
-            return
-        if outcome.opened[p].max() > bound:
+        if bound is not None and outcome.opened[p].max() > bound:
             raise ContractError(
                 f"{controller.name} opens {outcome.opened[p].max()} branches, more than its parameters in opens say: "
                 f"{bound}. Name the parameters that bound them, or none."
             )
-        narrow = _orders(store)[..., : max(1, min(bound, _WIDTH))]
-        one = jax.tree.map(lambda leaf, p=p: leaf[p : p + 1], params)
-        found = jax.jit(evaluate, static_argnums=0)(controller, store, one, narrow)
-        found = jax.tree.map(lambda leaf: np.asarray(leaf)[0, :, 0], found)
-        _same(controller, _row(outcome, p), found, "leaving out slots that opens says it never opens")
+    narrow = max((max(bound, 1) for bound in most if bound is not None and bound < _WIDTH), default=None)
+    if narrow is None:
+        return
+    found = _evaluate(controller, store, params, _orders(store)[..., :narrow])
+    for p, bound in enumerate(most):
+        if bound is not None and bound <= narrow:
+            one = jax.tree.map(lambda leaf, p=p: np.asarray(leaf)[p, :, 0], found)
+            _same(controller, _row(outcome, p), one, "leaving out slots that opens says it never opens")
 
 
 def _check_export(controller: Controller, store: ReplayStore, params: PyTree, outcome: Outcome) -> None:
@@ -309,7 +318,7 @@ def _check_export(controller: Controller, store: ReplayStore, params: PyTree, ou
     again = jax.vmap(exported.schedule)(jnp.asarray(_FEW_BETAS))
     if not all(map(np.array_equal, jax.tree.leaves(again), jax.tree.leaves(params))):
         raise ContractError(f"{controller.name}.schedule gives other parameters when exported.")
-    found = jax.jit(evaluate, static_argnums=0)(exported, store, again, _orders(store))
+    found = _evaluate(exported, store, again, _orders(store))
     found = jax.tree.map(lambda leaf: np.asarray(leaf)[:, :, 0], found)
     _same(controller, outcome, found, "exporting it")
 

@@ -23,8 +23,8 @@ __all__ = ["FIELDS", "Results"]
 #: The fields of an outcome that are reported, in the tables' order.
 FIELDS = (
     "correct",
-    "passed",
     "tokens",
+    "passed",
     "sequential_tokens",
     "cost",
     "intervals",

@@ -143,7 +143,7 @@ def _orders(store: ReplayStore) -> np.ndarray:
 
 
 def _enough_rounds(outcome: Outcome, store: ReplayStore) -> int:
-    """As many rounds as the longest episode has, in powers of two; at most as many as one that works in each can have."""
+    """As many as the longest episode has, in powers of two; at most as many as one that works in each can have."""
     rounds, most = 128, _WIDTH * (2 * store.answers.shape[-1] + 1)  # an interval, a probe or a prune in each
     longest = int(np.max(outcome.rounds))
     while rounds < min(longest, most):

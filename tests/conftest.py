@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import platformdirs
 import pytest
+from jaxtyping import install_import_hook
 from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).parent.parent
@@ -30,6 +31,12 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Workers that share a GPU must not each take most of its memory.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+
+# With AUTOTTS_CHECK_SHAPES=1 the shapes in annotations are checked wherever a function of the library is called or
+# traced. Whatever imports the library comes after this.
+if os.environ.get("AUTOTTS_CHECK_SHAPES", "0") != "0":
+    install_import_hook("autotts_jax", "shapes.checked")
 
 
 class _Scheduling(LoadScopeScheduling):

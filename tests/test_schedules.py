@@ -32,7 +32,8 @@ class Params(NamedTuple):
 def lines(draw: st.DrawFn) -> Line:
     """Of every kind: whole or real, linear or log, scalars and vectors, rounded or not."""
     log, integer = draw(st.booleans()), draw(st.booleans())
-    low, high = sorted(draw(st.tuples(*[st.floats(0.01 if log else -500, 500)] * 2)))
+    # Adding 0 makes 0 of −0, which no range of floats begins or ends with.
+    low, high = sorted(end + 0.0 for end in draw(st.tuples(*[st.floats(0.01 if log else -500, 500)] * 2)))
     if integer:
         low, high = (max(1, round(low)) if log else round(low)), max(1 if log else -500, round(high))
     size = draw(st.sampled_from([0, 0, 1, 3]))

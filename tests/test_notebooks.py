@@ -16,19 +16,12 @@ def test_there_are_notebooks() -> None:
 
 
 @by_name
-def test_it_opens_in_colab_and_installs_the_library(path: Path) -> None:
+def test_its_first_cell_installs_the_library(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     assert notebook.metadata.kernelspec.name == "python3"
-    text = "".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    (link,) = re.findall(r"\[!\[Open in Colab\]\([^)]*\)\]\(([^)]*)\)", text)
-    assert re.fullmatch(
-        r"https://colab\.research\.google\.com/github/[^/]+/autotts_jax/blob/main/notebooks/" + re.escape(path.name),
-        link,
-    )
     first = next(cell.source for cell in notebook.cells if cell.cell_type == "code")
-    owner = re.findall(r"/github/([^/]+)/", link)[0]
-    assert re.search(rf"pip install .*git\+https://github\.com/{owner}/autotts_jax", first)
+    assert "pip install --quiet .." in first
     assert "jax.devices()" in first
 
 

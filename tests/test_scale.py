@@ -77,11 +77,11 @@ def test_chunks_are_as_large_as_fits(datasets: list[Dataset], monkeypatch: pytes
 
 
 def test_programs_serve_other_grids_orders_and_stores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One trace for another β grid, other orders and a store of a similar size."""
+    """One trace for another β grid that may open as many branches, other orders and a store of a similar size."""
     once = chex.assert_max_traces(rollout.evaluate, n=1)
     monkeypatch.setattr(sweeps, "_evaluate", jax.jit(once, static_argnames=("controller", "devices")))
     chex.clear_trace_counter()
-    for seed, questions, betas, orders in ((0, 30, [0, 1], "published"), (1, 29, [0.1, 0.2], "random")):
+    for seed, questions, betas, orders in ((0, 30, [0, 1], "published"), (1, 29, [0.1, 0.9], "random")):
         sweep(made(questions, 31 + seed, seed), METHODS[:1], betas=betas, shuffles=2, orders=orders)
 
 

@@ -182,7 +182,7 @@ def worlds(draw: st.DrawFn, *, priced: bool = False, width: int = SLOTS) -> Worl
         prices = rng.choice(np.array([0.5, 1, 2.25, 8], np.float32), store.delta.shape)
         store = dataclasses.replace(store, price=prices)
     orders = np.full((Q, S, width), -1, np.int32)
-    resampled = draw(st.sampled_from([20, N, width, 1]))
+    resampled = min(draw(st.sampled_from([20, N, width, 1])), width)
     for q, traits in enumerate(drawn):
         some = rng.permutation(traits.branches)[:width]
         orders[q, 0, : len(some)] = some
@@ -618,9 +618,7 @@ def _votes(
         finished=voters,
         unparsable=answers == 0,
         pool_votes=pool_votes,
-        finished_at=jnp.where(
-            voters, place * width + jnp.arange(width, dtype=jnp.int32), environment.UNLIMITED
-        ),
+        finished_at=jnp.where(voters, place * width + jnp.arange(width, dtype=jnp.int32), environment.UNLIMITED),
     )
     return (
         voting.plurality(answers, voters),

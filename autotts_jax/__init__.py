@@ -1,12 +1,12 @@
 """Exact, vectorized replay of test-time scaling controllers in JAX.
 
-Trajectories of a model (`read_trajectories`) are packed into arrays (`pack`); `sweep` replays controllers on them
-over a β grid and gives a table; `evaluate` is the same as one pure function, to be embedded in larger programs.
-A controller is three pure functions (`Controller`); `CONTROLLERS` holds the published ones and
-`check_controller` checks one of your own.
+`pack` turns recorded trajectories (`read_trajectories`) into arrays; `sweep` replays controllers on them over a β grid
+and returns result tables; `evaluate` is the same replay as one pure function, to embed in larger programs. A
+controller is three pure functions (`Controller`); `CONTROLLERS` holds the published ones, and `check_controller`
+checks your own.
 
-What a sweep is evidence for says `frontier`; single episodes tells `traces`, why many fail `failures`; `plots` draws
-figures.
+`frontier` says what a sweep is evidence for, `traces` shows single episodes, `failures` explains why episodes fail,
+and `plots` draws figures.
 """
 
 import importlib
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> Any:
-        """What is looked up when it is asked for: importing the library imports no matplotlib."""
+        """Attributes resolved on first access, so that importing the library imports no matplotlib."""
         if name == "plots":
             return importlib.import_module("autotts_jax.plots")
         if name == "__version__":

@@ -1,4 +1,4 @@
-"""``python -m autotts_jax`` is the command."""
+"""``python -m autotts_jax`` runs the ``autotts`` command."""
 
 from autotts_jax.cli import main
 

@@ -1,42 +1,42 @@
 """The replay environment: the width–depth MDP of AutoTTS (arXiv 2605.08083, section 3), one episode at a time.
 
-An episode is one question under one branch order. Its *slots* are the branches in the order in which they can
-be opened: slot k holds the k-th branch of the order. A controller sees an `Observation` and returns an `Action`,
-one *round* of the paper's atomic actions, so that the sequential length of an episode is its decisions and not
-its tokens. `step` applies a round in this order:
+An episode is one question under one shuffle (a branch order) with one parameter vector. Its *slots* hold the
+branches in opening order: slot k holds the k-th branch of the shuffle. In each *round* the controller sees an
+`Observation` and returns an `Action`, a batch of the paper's atomic actions, so an episode's sequential length is its
+number of decisions, not of tokens. `step` applies a round in this order:
 
-1. PRUNE: the slots named leave the active set. Their depth and answers stay. Pruning a finished slot withdraws its
+1. PRUNE: the named slots leave the active set. Their depth and answers stay. Pruning a finished slot withdraws its
    vote: it leaves the pool.
-2. BRANCH: the slots named open, each with its first interval; lower slots first.
-3. CONTINUE: each slot generates up to its number of further intervals and stops early where it finishes;
-   a slot opened in step 2 may continue at once. Deepest slots are served first, earlier slots first among
-   equals, each slot's intervals in a row.
-4. PROBE: the newest answer of the slots named is revealed. A finished branch's answer needs no probe.
-5. ANSWER: the episode ends with the answer named.
+2. BRANCH: the named slots open, each with its first interval, lower slots first.
+3. CONTINUE: each slot generates up to the requested number of further intervals, stopping early where it finishes;
+   a slot opened in step 2 may continue at once. The deepest slots are served first, lower slots first among equals,
+   all of a slot's intervals before the next slot's.
+4. PROBE: the newest answer of each named slot is revealed. A finished branch's answer needs no probe.
+5. ANSWER: the episode ends with the given answer.
 
 An atomic action is admissible when
 
 * PRUNE(i): i is open and not pruned;
-* BRANCH(i): a branch is behind slot i, it is not open, and the budget left pays for one interval;
-* CONTINUE(i): i is active, and the budget left pays for one interval;
-* PROBE(i): i is active, its newest answer is not revealed yet, and the budget left is at least κ_probe;
+* BRANCH(i): slot i holds a branch, is not open, and the remaining budget pays for one interval;
+* CONTINUE(i): i is active, and the remaining budget pays for one interval;
+* PROBE(i): i is active, its newest answer is not revealed yet, and the remaining budget is at least κ_probe;
 * ANSWER: always.
 
-*Active* is a slot that is open, not pruned and not finished. What is not admissible is masked and counted
+A slot is *active* if it is open, not pruned and not finished. Inadmissible actions are masked and counted
 (`State.refused`): each PRUNE, BRANCH and PROBE once; CONTINUE once for a slot that is not active, however many
-intervals were requested, and after the budget's refusal once for every interval requested that its branch still
-has. Requesting more intervals than a branch has is not a fault. The first interval that the budget refuses ends
-that step of the round: the slots behind it in the order of service get nothing. The price of an interval is that of
-Δ tokens (or 1), whether or not it will be the last: nobody knows that in advance. A finishing interval that turns
-out longer may therefore overdraw the budget by its excess.
+intervals were requested, and, once the budget has refused one, once for each requested interval that the branch still
+has. Requesting more intervals than a branch has is not a fault. The first interval that the budget refuses ends that
+step of the round: slots later in the service order get nothing. An interval is priced at Δ tokens (or 1), whether or
+not it turns out to be the last: nobody knows that in advance. A finishing interval that turns out longer may therefore
+overdraw the budget by its excess.
 
 A round that changes nothing (no prune, interval or new answer) ends the episode as ANSWER does, since the controller
-would see the same again; `Action.wait` allows up to MAX_WAITS such rounds in a row. So `Action.answer` always
-carries the answer to give if this round is the last, every episode ends, and a controller needs no rules for budgets.
+would see the same observation again; `Action.wait` allows up to MAX_WAITS such rounds in a row. So `Action.answer`
+holds the answer to give should this round be the last, every episode ends, and controllers need no budget rules.
 
-`step` is `admit` followed by `reveal`. `admit` decides what of an action may happen and what that costs at most;
-`reveal` takes what the branches then showed. In replay both know the recorded branches. A live runner generates in
-between: until a branch has finished, its `Episode.intervals` and `Episode.tokens` hold upper bounds.
+`step` is `admit` followed by `reveal`. `admit` decides which actions may happen and what they cost at most; `reveal`
+takes what the branches then showed. In replay both know the recorded branches. A live runner generates in between:
+until a branch has finished, its `Episode.intervals` and `Episode.tokens` hold upper bounds.
 
 All functions are pure, take and return fixed shapes and dtypes (int32, float32, bool), and are written for one
 episode; `jax.vmap` batches them. ``B``, the number of slots, is the width of the branch order, 1 to MAX_WIDTH.
@@ -93,19 +93,19 @@ __all__ = [
     "tokens",
 ]
 
-#: The answer of a slot before any was revealed, and of an episode that ends without one. Never right.
+#: The answer id of a slot with none revealed, and of an episode that ends without one. Never right.
 NO_ANSWER = -1
 
-#: As a number of intervals to continue: until the branch finishes.
+#: In `Action.continue_`: until the branch finishes.
 READ_TO_END = np.iinfo(np.int32).max
 
-#: `Observation.budget_left` without a budget; `Observation.finished_at` of slots that are not in the pool.
+#: `Observation.budget_left` without a budget; `Observation.finished_at` of slots outside the pool.
 UNLIMITED = np.iinfo(np.int32).max
 
-#: The most slots that an episode can have: what is packed into words of 32 bits relies on it.
+#: The most slots an episode can have; the packing into 32-bit words relies on it.
 MAX_WIDTH = 256
 
-#: Rounds in a row that may change nothing under `Action.wait`.
+#: How many rounds in a row may change nothing under `Action.wait`.
 MAX_WAITS = 100
 
 
@@ -116,11 +116,11 @@ _PRUNED, _READ_WHOLE, _OPENED_NOW = ((MAX_INTERVALS + 1) << place for place in r
 class CostModel(enum.StrEnum):
     """What an episode is charged for; `Rules.probe_cost` is in the same unit. See `tariff`.
 
-    RELEASED, the published tables' accounting: each interval costs Δ tokens, the finishing one the tokens that
-      remain (at least 0); a branch that is opened with READ_TO_END and finishes in that round costs its tokens.
-    GENERATED: the tokens that the model generated, never more than the branch's.
+    RELEASED, the published tables' accounting: each interval costs Δ tokens, the finishing one the remaining
+      tokens (at least 0); a branch opened with READ_TO_END that finishes in that round costs its tokens.
+    GENERATED: the tokens that the model generated, at most the branch's.
     INTERVALS, the paper's cost (arXiv 2605.08083, section 3.2): one unit per interval, Σ ℓᵢ + κ_probe·|Ω|.
-    PRICED: tokens × the price per token of each branch (`ReplayStore.price`), rounded per branch.
+    PRICED: each branch's tokens × its price per token (`ReplayStore.price`), rounded per branch.
     Under INTERVALS and PRICED, tokens are reported as under RELEASED.
     """
 
@@ -144,9 +144,9 @@ class Rules:
     """What actions cost.
 
     Attributes:
-      cost: The unit and the accounting.
+      cost: The cost model: unit and accounting.
       probe_cost: κ_probe, an integer from 0 to 4096 in that unit; scalar.
-      budget: What an episode may cost, in that unit, at most 2³⁰; scalar. None: no limit.
+      budget: The most an episode may cost, in that unit, up to 2³⁰; scalar. None: no limit.
     """
 
     cost: CostModel = dataclasses.field(default=CostModel.RELEASED, metadata={"static": True})
@@ -162,8 +162,8 @@ class World:
     Attributes:
       store: The recorded branches.
       rules: What actions cost.
-      runs: For each of the store's answers, how many up to it are equal in a row in its branch; flat.
-      probe_everything: Each interval's answer is probed as it is generated, and paid for with it.
+      runs: For each answer in the store, how many equal answers in a row end with it in its branch; flat.
+      probe_everything: Whether each interval's answer is probed, and paid for, as it is generated.
     """
 
     store: ReplayStore
@@ -173,24 +173,24 @@ class World:
 
     @classmethod
     def of(cls, store: ReplayStore, rules: Rules, *, probe_everything: bool) -> World:
-        """The world of a store."""
+        """The world of a store under these rules."""
         return cls(store=store, rules=rules, runs=_runs(store), probe_everything=probe_everything)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Episode:
-    """What stays fixed in an episode: the branch behind each slot. Hidden from the controller.
+    """What stays fixed in an episode: the branch in each slot. Hidden from the controller.
 
-    Slots without a branch have no intervals. Made by `deal`.
+    Slots without a branch have 0 intervals. Made by `deal`.
     """
 
     question: Int32[Array, ""]
-    row: Int32[Array, " B"]  # where the branch's answers begin among all of the store's
+    row: Int32[Array, " B"]  # offset of the branch's answers in the flattened store
     intervals: Int32[Array, " B"]
     tokens: Int32[Array, " B"]
     delta: Int32[Array, " B"]
-    pool: Int32[Array, ""]  # slots with a branch behind them
+    pool: Int32[Array, ""]  # slots that hold a branch
     agrees: tuple[UInt32[Array, " B"], ...]  # bit j of word w at i: slots i and 32·w + j have the same final answer
     model: Int32[Array, " B"] | None
     price: Float32[Array, " B"] | None
@@ -199,9 +199,9 @@ class Episode:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class State:
-    """What changes in an episode: (m, I, ℓ, Ω) of the paper, and what its costs follow from.
+    """What changes in an episode: the paper's (m, I, ℓ, Ω), and what costs are computed from.
 
-    Depth and flags of a slot share a word: fewer arrays make rounds faster and programs smaller.
+    A slot's depth and flags share a word: fewer arrays make rounds faster and programs smaller.
     """
 
     round: Int32[Array, ""]
@@ -210,11 +210,11 @@ class State:
     answer: Int32[Array, " B"]  # newest revealed
     finished_at: Int32[Array, " B"]  # see Observation
     started: Int32[Array, " B"]  # tokens on the critical path before the slot opened
-    waited: Int32[Array, ""]  # latest rounds in a row that changed nothing
-    refused: Int32[Array, ""]  # atomic actions that were not admissible
+    waited: Int32[Array, ""]  # rounds in a row, up to the latest, that changed nothing
+    refused: Int32[Array, ""]  # inadmissible atomic actions
     stop_reason: Int32[Array, ""]  # StopReason
     prediction: Int32[Array, ""]  # the episode's answer once it has ended
-    # Known from the depth, and None, where every interval is probed:
+    # None where every interval is probed, since the depth determines them:
     revealed_at: Int32[Array, " B"] | None  # the depth at which the answer was revealed
     run: Int32[Array, " B"] | None  # see Observation
     probed: Int32[Array, ""] | None  # |Ω|, see `probes`
@@ -226,52 +226,52 @@ class State:
 
     @property
     def pruned(self) -> Bool[Array, " B"]:
-        """Pruned, per slot."""
+        """Whether each slot has been pruned."""
         return self.slots & _PRUNED != 0
 
     @property
     def read_whole(self) -> Bool[Array, " B"]:
-        """Opened with READ_TO_END and finished in that round, per slot."""
+        """Whether each slot was opened with READ_TO_END and finished in that round."""
         return self.slots & _READ_WHOLE != 0
 
     @property
     def opened_now(self) -> Bool[Array, " B"]:
-        """Opened in the latest round, per slot."""
+        """Whether each slot was opened in the latest round."""
         return self.slots & _OPENED_NOW != 0
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Observation:
-    """What a controller sees. Nothing that was not paid for is in it.
+    """What a controller sees: nothing that has not been paid for.
 
     Attributes:
       round: Rounds so far; 0 at the first call.
       opened: Slots opened so far, m.
       unopened: Branches left to open.
-      available: A branch is behind the slot and it is not open yet, per slot.
-      open: Opened, per slot; pruned and finished slots stay open.
-      opened_now: Opened in the latest round, per slot.
-      depth: Intervals generated, per slot.
-      answer: Newest revealed answer per slot, NO_ANSWER before any. Ids are per question; which id is the right
-        answer, or a frequent one, cannot be told from the number.
-      run: How many of the newest revealed answers of a slot are equal in a row, intermediate ones included; 0 before
+      available: Per slot, whether it holds a branch that is not open yet.
+      open: Per slot, whether it has been opened; pruned and finished slots stay open.
+      opened_now: Per slot, whether it was opened in the latest round.
+      depth: Per slot, intervals generated.
+      answer: Per slot, the newest revealed answer; NO_ANSWER before any. Ids are per question; the number does not
+        tell which id is right, or frequent.
+      run: Per slot, how many of its newest revealed answers are equal in a row, intermediate ones included; 0 before
         any. In rounds of several intervals every probed answer counts, not only the last one.
-      unparsable: The newest revealed answer is one that could not be parsed (`ERR`), per slot. The published
-        controllers count such votes; ``voters & ~obs.unparsable`` ignores them.
-      active: Open, not pruned, not finished, per slot.
-      finished: Generated to the end and not pruned, per slot. The *pool* is the answers of these slots.
-      pruned: Pruned, per slot.
-      pool_votes: For a slot in the pool the number of slots in the pool with its answer, itself included; else 0.
-      finished_at: Smaller for slots that finished earlier, no two equal, below ``finish_keys(B)``; UNLIMITED for
-        slots that are not in the pool. Of slots that finished in one round those come first that BRANCH finished,
-        then the deepest (before they continued), then lower slots.
-      model: Which model the branch is of, per slot, also before it is opened; 0 in stores of one model.
-      price: Price per token, per slot, also before it is opened; 1 in stores without prices.
-      features: ``[B, F]`` the recorded features of the interval that was revealed last; 0 before any. F is 0 in
-        stores without features; `feature` finds one by name.
+      unparsable: Per slot, whether the newest revealed answer could not be parsed (`ERR`). The published controllers
+        count such votes; ``voters & ~obs.unparsable`` ignores them.
+      active: Per slot, whether it is open, not pruned and not finished.
+      finished: Per slot, whether it was generated to the end and not pruned. The *pool* is the answers of these slots.
+      pruned: Per slot, whether it has been pruned.
+      pool_votes: Per slot in the pool, the number of pool slots with its answer, itself included; 0 elsewhere.
+      finished_at: Per slot in the pool, a key, smaller for slots that finished earlier; no two are equal, all are
+        below ``finish_keys(B)``; UNLIMITED outside the pool. Among slots that finished in the same round, those that
+        BRANCH finished come first, then the deepest (before they continued), then lower slots.
+      model: Per slot, the model its branch comes from, even before it is opened; 0 in stores of one model.
+      price: Per slot, the price per token, even before it is opened; 1 in stores without prices.
+      features: ``[B, F]`` recorded features of the interval revealed last; 0 before any. F is 0 in stores without
+        features; `feature` finds one by name.
       tokens: Tokens spent.
-      budget_left: What is left of the budget, in the cost model's unit; UNLIMITED without one.
+      budget_left: The remaining budget, in the cost model's unit; UNLIMITED without one.
       feature_names: The names of the F features.
     """
 
@@ -303,7 +303,7 @@ class Observation:
         return int(self.depth.shape[-1])
 
     def feature(self, name: str) -> Float32[Array, " B"]:
-        """A recorded feature by name.
+        """``[B]`` a recorded feature by name.
 
         Raises:
           InputError: if the store does not have it.
@@ -322,10 +322,10 @@ class Action:
     Attributes:
       prune: PRUNE these slots.
       open: BRANCH: open these slots, each with its first interval.
-      continue_: CONTINUE each slot by so many intervals, READ_TO_END for all that remain.
-      probe: PROBE these slots after that; ignored for controllers with `probe_everything`.
-      wait: The round may change nothing without ending the episode, up to MAX_WAITS rounds in a row.
-      stop: ANSWER after that.
+      continue_: CONTINUE each slot by this many intervals; READ_TO_END for all that remain.
+      probe: Then PROBE these slots; ignored for controllers with `probe_everything`.
+      wait: Lets the round change nothing without ending the episode, up to MAX_WAITS rounds in a row.
+      stop: Then ANSWER.
       answer: The answer to give if the episode ends with this round, an id as in `Observation.answer`.
     """
 
@@ -341,19 +341,19 @@ class Action:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Admitted:
-    """What of an action may happen: what a live runner is to generate and to probe.
+    """The admitted actions of a round: what a live runner must generate and probe.
 
     Attributes:
-      prune: Slots that are pruned.
-      opening: Slots that open.
-      intervals: Intervals that each slot generates at most, the first of an opening slot included.
-      whole: Slots that open and are to be read to their end.
+      prune: Slots to prune.
+      opening: Slots to open.
+      intervals: Per slot, the most intervals it generates, the first of an opening slot included.
+      whole: Slots to open and read to the end.
       probe: Slots whose newest answer is probed unless they finish.
-      most: What the round costs at most, in the cost model's unit.
-      refused: How many of each slot's atomic actions were not admissible.
+      most: The most the round can cost, in the cost model's unit.
+      refused: Per slot, the number of inadmissible atomic actions.
       over_budget: Intervals that the budget refused.
-      running: Whether the episode had not ended before.
-      action: The action.
+      running: Whether the episode was still running before the round.
+      action: The action as requested.
     """
 
     prune: Bool[Array, " B"]
@@ -369,7 +369,7 @@ class Admitted:
 
 
 class Tariff(NamedTuple):
-    """What slots have cost at a depth, without probes."""
+    """What slots have cost at a depth, probes excluded."""
 
     tokens: Int32[Array, " B"]
     charge: Int32[Array, " B"]  # in the cost model's unit
@@ -388,10 +388,10 @@ def act(
     continue_: ArrayLike = 0,
     probe: ArrayLike = False,
 ) -> Action:
-    """An `Action` with the right shapes and dtypes; scalars stand for every slot.
+    """An `Action` with the right shapes and dtypes; scalars apply to every slot.
 
-    ``branch=n`` opens the next n slots, see `fresh_slots`; `open` names slots. Where `stop` holds, the other actions
-    are dropped: the answer cannot profit from them any more.
+    ``branch=n`` opens the next n slots (see `fresh_slots`); `open` is a mask of slots. Where `stop` holds, the other
+    actions are dropped: they can no longer improve the answer.
     """
     stop = once(jnp.asarray(stop, bool))
     go = ~stop
@@ -410,9 +410,9 @@ def act(
 
 
 def fresh_slots(obs: Observation, branches: ArrayLike) -> Bool[Array, " B"]:
-    """The slots that ``act(obs, branch=branches)`` opens: the next ones after the last that is open.
+    """``[B]`` the slots that ``act(obs, branch=branches)`` opens: those right after the last open one.
 
-    Slots beyond the width do not exist; those without a branch behind them are included, and refused.
+    Slots that hold no branch are included, and refused.
     """
     slots = _slots(obs.width)
     following = jnp.max(jnp.where(obs.open, slots + 1, 0))
@@ -421,21 +421,21 @@ def fresh_slots(obs: Observation, branches: ArrayLike) -> Bool[Array, " B"]:
 
 
 def once(values: Shaped[Array, "*S"]) -> Shaped[Array, "*S"]:
-    """The same flags, or whole numbers below 2²⁴, computed once instead of in every loop that uses them.
+    """The same flags, or integers below 2²⁴, computed once instead of in every loop that uses them.
 
-    XLA copies cheap arithmetic into each of its consumers: the scalars of an episode are computed again for every
-    slot and every array that they decide on. It does not copy a division, so this divides by one.
+    XLA copies cheap arithmetic into each of its consumers: an episode's scalars would be recomputed for every slot
+    and every array that depends on them. It does not copy a division, so this divides by one.
     """
     number = values.astype(jnp.float32)
-    number = number / (1 + 0 * number)  # written so that it is not known to be one
+    number = number / (1 + 0 * number)  # written so that XLA cannot know that it is one
     return number != 0 if values.dtype == jnp.bool_ else number.astype(values.dtype)
 
 
 def count(*masks: Bool[Array, " B"] | Int32[Array, " B"]) -> tuple[Int32[Array, ""], ...]:
-    """The number of slots in each mask, in as few passes as fit into words; or sums of numbers from 0 to 7."""
+    """The number of slots in each mask, or the sum of integers from 0 to 7, in as few passes as 32-bit words allow."""
     width = masks[0].shape[-1]
     totals: list[Int32[Array, ""]] = []
-    word: list[tuple[Array, int, int]] = []  # of masks, with their place in the word and their number of bits
+    word: list[tuple[Array, int, int]] = []  # masks, each with its place in the word and its number of bits
 
     def add_up() -> None:
         total = jnp.sum(sum(mask << np.uint32(place) for mask, place, _ in word), dtype=jnp.uint32)
@@ -455,7 +455,7 @@ def count(*masks: Bool[Array, " B"] | Int32[Array, " B"]) -> tuple[Int32[Array, 
 
 
 def example_observation(width: int = 64, feature_names: tuple[str, ...] = ()) -> Observation:
-    """An observation of shapes and dtypes only, to trace a controller's functions with."""
+    """An abstract observation (shapes and dtypes only) for tracing a controller's functions."""
     per_question: Any = jax.ShapeDtypeStruct((1,), jnp.int32)
     per_branch: Any = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     per_interval: Any = jax.ShapeDtypeStruct((1, 1, 1), jnp.int32)
@@ -481,7 +481,7 @@ def example_observation(width: int = 64, feature_names: tuple[str, ...] = ()) ->
 
 
 def deal(store: ReplayStore, question: Int32[Array, ""], order: Int32[Array, " B"]) -> Episode:
-    """The episode of a question whose k-th slot holds branch ``order[k]``; −1 for no branch."""
+    """The episode of a question in which slot k holds branch ``order[k]``; −1 for no branch."""
     dealt = order >= 0
     branch = jnp.maximum(order, 0).astype(jnp.int32)
 
@@ -568,12 +568,12 @@ def observe(world: World, episode: Episode, state: State) -> Observation:
 
 
 def step(world: World, episode: Episode, state: State, action: Action) -> State:
-    """One round in replay: `admit`, then `reveal`. An ended episode stays as it is."""
+    """One round in replay: `admit`, then `reveal`. An ended episode stays unchanged."""
     return reveal(world, episode, state, admit(world, episode, state, action))
 
 
 def admit(world: World, episode: Episode, state: State, action: Action) -> Admitted:
-    """What of an action may happen."""
+    """Decides which actions of a round may happen."""
     rules = world.rules
     running = state.stop_reason == StopReason.RUNNING
     is_open = state.depth > 0
@@ -639,7 +639,7 @@ def admit(world: World, episode: Episode, state: State, action: Action) -> Admit
 
 
 def reveal(world: World, episode: Episode, state: State, admitted: Admitted) -> State:
-    """The next state, from what the branches showed."""
+    """The next state, given what the branches showed."""
     action, running = admitted.action, admitted.running
     slots = _slots(state.depth.shape[-1])
     depth = jnp.minimum(state.depth + admitted.intervals, episode.intervals)
@@ -673,7 +673,7 @@ def reveal(world: World, episode: Episode, state: State, admitted: Admitted) -> 
         ),
         answer=jnp.where(revealed, newest, state.answer),
         finished_at=jnp.where(finished & ~before, finish_key, state.finished_at),
-        # A branch starts when everything that its opening was decided on has been generated.
+        # A branch starts once everything that its opening was decided on has been generated.
         started=jnp.where(admitted.opening, sequential_tokens(episode, state, world.rules), state.started),
         waited=jnp.where(idle, state.waited + 1, 0),
         refused=state.refused + refused + admitted.over_budget,
@@ -693,15 +693,15 @@ def tokens(episode: Episode, state: State, rules: Rules) -> Int32[Array, ""]:
 def sequential_tokens(episode: Episode, state: State, rules: Rules) -> Int32[Array, ""]:
     """Tokens on the critical path when the open branches run side by side.
 
-    A branch starts when all that was generated before the round that opens it is there, and then runs on without
-    waiting. So branches stepped together cost the longest one, windows the sum of the longest of each, and
-    one-by-one sampling the sum, as Parallel-Probe (arXiv 2602.03845) counts them.
+    A branch starts once everything generated before its opening round is available, and then runs without waiting. So
+    branches run together cost their longest, windows the sum of their longest, and one-by-one sampling the sum of all,
+    as in Parallel-Probe (arXiv 2602.03845).
     """
     return jnp.max(state.started + tariff(episode, state.depth, state.read_whole, rules).tokens)
 
 
 def probes(world: World, episode: Episode, state: State) -> Int32[Array, ""]:
-    """|Ω|, the probes paid for; the answer of a finished branch is no probe."""
+    """|Ω|, the probes paid for; a finished branch's answer needs none."""
     return _all_probes(episode, state.depth) if state.probed is None else state.probed
 
 
@@ -737,10 +737,10 @@ def tariff(episode: Episode, depth: Int32[Array, " B"], read_whole: Bool[Array, 
 
 
 def finish_keys(width: int) -> int:
-    """`Observation.finished_at` is below this: the number of possible keys with so many slots, at most 2²⁹.
+    """The number of possible `Observation.finished_at` keys, all below it, for `width` slots; at most 2²⁹.
 
-    The digits of a key, highest first: how many branches finished in earlier rounds (of `width`), whether BRANCH or
-    CONTINUE finished it (of 2), how far its depth was from the greatest (of MAX_INTERVALS + 1), its slot (of `width`).
+    The digits of a key, highest first: branches finished in earlier rounds (base `width`), whether BRANCH or CONTINUE
+    finished it (base 2), how far its depth was from the greatest (base MAX_INTERVALS + 1), its slot (base `width`).
     """
     return width * 2 * (MAX_INTERVALS + 1) * width
 
@@ -766,7 +766,7 @@ def _priced(price: Float32[Array, " B"], spent: Int32[Array, " B"]) -> Int32[Arr
 
 
 def _probes_passed(episode: Episode, depth: Int32[Array, " B"]) -> Int32[Array, " B"]:
-    """Probes of a slot that has been probed after each of its intervals; the finishing one needs none."""
+    """Probes of a slot that is probed after every interval; the finishing one needs none."""
     return jnp.minimum(depth, jnp.maximum(episode.intervals - 1, 0))
 
 
@@ -796,11 +796,11 @@ def _affordable(
     left: Int32[Array, ""],
     service: Int32[Array, " B"],
 ) -> Int32[Array, " B"]:
-    """How many of the intervals wanted from each slot the budget left pays for, slots served in that order."""
+    """How many of each slot's wanted intervals the remaining budget pays for, serving slots in that order."""
     rules = world.rules
 
     def charge(depth: Int32[Array, " B"]) -> Int32[Array, " B"]:
-        """What a slot has cost at a depth, with the probes that come with its intervals."""
+        """What a slot has cost at a depth, including the probes that come with its intervals."""
         spent = tariff(episode, depth, whole, rules).charge
         return spent + rules.probe_cost * _probes_passed(episode, depth) if world.probe_everything else spent
 
@@ -811,7 +811,7 @@ def _affordable(
     ahead = jnp.zeros_like(bill).at[service].set(jnp.cumsum(bill, dtype=jnp.int32) - bill)
 
     def fits(start: Int32[Array, ""]) -> Bool[Array, " B"]:
-        """Whether an interval that starts at this depth is wanted, and what was paid before it leaves its price."""
+        """Whether an interval that starts at this depth is wanted, and affordable after what was paid before it."""
         paid = charge(jnp.full_like(depth, start)) - charged
         return (start >= depth) & (start < depth + wanted) & (ahead + paid + price <= left)
 
@@ -838,7 +838,7 @@ def _slot_word(
 def _decided(
     intervals: Int32[Array, " B"], refused: Int32[Array, " B"], *flags: Bool[Array, " B"]
 ) -> tuple[Array, ...]:
-    """What was decided for each slot, computed `once`: all of it fits into a number below 2²⁴."""
+    """What was decided for each slot, computed `once`: it all fits into an integer below 2²⁴."""
     code = intervals * 8 + refused
     for flag in flags:
         code = code * 2 + flag.astype(jnp.int32)
@@ -849,7 +849,7 @@ def _decided(
 
 
 def _runs(store: ReplayStore) -> Int32[Array, " QND"]:
-    """See `World.runs`. A controller that does not look at `Observation.run` does not pay for it."""
+    """See `World.runs`. Controllers that do not read `Observation.run` do not pay for it."""
     answers = jnp.asarray(store.answers)
     depth = jax.lax.broadcasted_iota(jnp.int32, answers.shape, answers.ndim - 1)
     before = jnp.concatenate([jnp.full_like(answers[..., :1], -1), answers[..., :-1]], axis=-1)
@@ -858,7 +858,7 @@ def _runs(store: ReplayStore) -> Int32[Array, " QND"]:
 
 
 def _take(table: Shaped[Array, "M ..."], index: Int32[Array, " B"]) -> Shaped[Array, "B ..."]:
-    """``table[index]`` for an index that is known to be inside: smaller programs than with the general rules."""
+    """``table[index]`` for indices known to be in bounds: smaller programs than with general indexing."""
     return table.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 

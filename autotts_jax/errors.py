@@ -8,12 +8,12 @@ class InputError(ValueError):
 
 
 class PresetError(InputError):
-    """A preset that does not exist, or a number of questions or branches that cannot be drawn."""
+    """An unknown preset, or an invalid number of questions or branches."""
 
 
 class ContractError(InputError):
-    """A controller breaks the contract; the message says how, and what to change."""
+    """A controller that breaks the contract; the message says how, and what to change."""
 
 
 class FetchError(RuntimeError):
-    """A file could not be downloaded; the message says which, why, and what to do."""
+    """A failed download; the message says which file, why, and what to do."""

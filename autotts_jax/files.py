@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic file writes: whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["writable", "write_whole"]
 
 
 def write_whole(file: Path, content: str | Callable[[Path], None]) -> Path:
-    """Writes a file, whole or not at all: the text, or what the function writes to the path it is given."""
+    """Writes a file, whole or not at all, and returns it: the text, or what the function writes to its path."""
     write = functools.partial(Path.write_text, data=content, encoding="utf-8") if isinstance(content, str) else content
     with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
         write(Path(scratch, file.name))
@@ -22,10 +22,10 @@ def write_whole(file: Path, content: str | Callable[[Path], None]) -> Path:
 
 
 def writable(directory: str | os.PathLike[str]) -> Path:
-    """The directory, made if needed.
+    """The directory, created if needed.
 
     Raises:
-      InputError: if it cannot be made or written to.
+      InputError: if it cannot be created or written to.
     """
     directory = Path(directory)
     try:

@@ -8,6 +8,7 @@ file, and gives a `Controller` that `evaluate`, `sweep` and `check_controller` t
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -15,7 +16,8 @@ import inspect
 import io
 import os
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -104,6 +106,7 @@ class Artefact:
             bounds=about.bounds,
             samples=about.samples,
             opens=about.opens,
+            widths=about.widths,
             source=about.source,
         )
 
@@ -187,7 +190,7 @@ def load_controller(path: str | os.PathLike[str]) -> Controller:
         about = artefact.described
     except FileNotFoundError:
         raise InputError(f"{path}: no such file. Check the path.") from None
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: no controller's artefact ({why}). Name what save_controller wrote.") from None
     if found != artefact.digest:
@@ -212,12 +215,27 @@ def _exported(controller: Controller, function: str, *args: PyTree) -> bytes:
     # Without arguments there would be nothing to tell the number of lanes from.
     shapes = [jax.ShapeDtypeStruct((lanes, *leaf.shape), leaf.dtype) for leaf in leaves]
     try:
-        return bytes(jax.export.export(jax.jit(batched), platforms=PLATFORMS)(*shapes).serialize())
+        with _without_source_locations():
+            return bytes(jax.export.export(jax.jit(batched), platforms=PLATFORMS)(*shapes).serialize())
     except Exception as error:
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
             f"{controller.name}.{function} cannot be exported: {why} Use jax.numpy and jax.lax only, no callbacks."
         ) from error
+
+
+@contextlib.contextmanager
+def _without_source_locations() -> Iterator[None]:
+    """Where a controller was exported from, and by which machine, is not a part of it."""
+    options = {"jax_include_full_tracebacks_in_locations": False, "jax_hlo_source_file_canonicalization_regex": ".*"}
+    before = {name: jax.config.values[name] for name in options}
+    try:
+        for name, value in options.items():
+            jax.config.update(name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 def _leaves(tree: PyTree) -> tuple[_Leaf, ...]:
@@ -278,10 +296,11 @@ def _by_name(names: Sequence[_Leaf], leaves: Sequence[Array]) -> PyTree:
 def _batched(artefact: Artefact, program: str) -> Callable[..., list[Array]]:
     """A program over lanes. A vmap of it is the same program over more lanes: JAX cannot vmap an exported call."""
     exported = jax.export.deserialize(bytearray(artefact.programs[program]))
+    call = jax.jit(lambda *leaves: exported.call(*leaves))  # whose results are not tied to a device
 
     @jax.custom_batching.custom_vmap
     def run(*leaves: Array) -> list[Array]:
-        return exported.call(*leaves)
+        return call(*leaves)
 
     @run.def_vmap
     def _(size: int, batched: Any, *leaves: Array) -> tuple[list[Array], list[bool]]:

@@ -46,6 +46,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -220,22 +221,22 @@ class State:
     probed: Int32[Array, ""] | None  # |Ω|, see `probes`
 
     @property
-    def depth(self) -> Int32[Array, " B"]:
+    def depth(self) -> Int32[Array, "*T B"]:
         """ℓ, intervals generated per slot."""
         return self.slots & MAX_INTERVALS
 
     @property
-    def pruned(self) -> Bool[Array, " B"]:
+    def pruned(self) -> Bool[Array, "*T B"]:
         """Whether each slot has been pruned."""
         return self.slots & _PRUNED != 0
 
     @property
-    def read_whole(self) -> Bool[Array, " B"]:
+    def read_whole(self) -> Bool[Array, "*T B"]:
         """Whether each slot was opened with READ_TO_END and finished in that round."""
         return self.slots & _READ_WHOLE != 0
 
     @property
-    def opened_now(self) -> Bool[Array, " B"]:
+    def opened_now(self) -> Bool[Array, "*T B"]:
         """Whether each slot was opened in the latest round."""
         return self.slots & _OPENED_NOW != 0
 
@@ -531,7 +532,8 @@ def observe(world: World, episode: Episode, state: State) -> Observation:
     is_open = state.depth > 0
     finished = _ended(episode, state.depth) & ~state.pruned
     words = _pack(finished)
-    votes = sum(jax.lax.population_count(episode.agrees[w] & words[w]) for w in range(len(words)))
+    shared = [jax.lax.population_count(episode.agrees[w] & words[w]) for w in range(len(words))]
+    votes = functools.reduce(jnp.add, shared).astype(jnp.int32)
     seen = state.depth if state.revealed_at is None else state.revealed_at
     latest = episode.row + jnp.maximum(seen - 1, 0)
     if store.features is None:
@@ -556,7 +558,7 @@ def observe(world: World, episode: Episode, state: State) -> Observation:
         active=_active(episode, state),
         finished=finished,
         pruned=state.pruned,
-        pool_votes=jnp.where(finished, votes.astype(jnp.int32), 0),
+        pool_votes=jnp.where(finished, votes, 0),
         finished_at=jnp.where(state.pruned, UNLIMITED, state.finished_at),
         model=jnp.zeros(width, jnp.int32) if episode.model is None else episode.model,
         price=jnp.ones(width, jnp.float32) if episode.price is None else episode.price,

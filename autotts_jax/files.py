@@ -13,7 +13,7 @@ from autotts_jax.errors import InputError
 __all__ = ["writable", "write_whole"]
 
 
-def write_whole(file: Path, content: str | Callable[[Path], None]) -> Path:
+def write_whole(file: Path, content: str | Callable[[Path], object]) -> Path:
     """Writes a file, whole or not at all, and returns it: the text, or what the function writes to its path."""
     write = functools.partial(Path.write_text, data=content, encoding="utf-8") if isinstance(content, str) else content
     with tempfile.TemporaryDirectory(dir=file.parent) as scratch:

@@ -56,7 +56,7 @@ _CHUNK = 2**22
 
 
 @functools.partial(jax.jit, static_argnames="resamples")
-def bootstrap(key: Array, values: Float32[Array, "Q M"], resamples: int) -> Float32[Array, "K+1 M"]:
+def bootstrap(key: Array, values: Float32[Array, "Q M"], resamples: int) -> Float32[Array, "Kplus1 M"]:
     """Means over questions: first the sample's own, then those of K resamples of Q questions with replacement.
 
     Means of whole numbers are exact, up to one rounding, while their sums are below 2²⁴.
@@ -423,18 +423,18 @@ class _Sample:
     dataset: str
     questions: int
     level: float
-    tokens: Float32[Array, "K+1 R"]
-    accuracy: Float32[Array, "K+1 R"]
+    tokens: Float32[Array, "Kplus1 R"]
+    accuracy: Float32[Array, "Kplus1 R"]
 
     def of(self, curves: dict[str, list[int]], names: Sequence[str] | None = None) -> tuple[Array, Array]:
-        """Tokens and accuracy of curves, each ``[K+1, C, B]``."""
+        """Tokens and accuracy of curves, each ``[K + 1, C, B]``."""
         chosen = [curves[name] for name in (curves if names is None else names)]
         most = max(map(len, chosen))
         # A row that is repeated changes no curve, and curves of one length need one program.
         rows = np.array([[*curve, *[curve[-1]] * (most - len(curve))] for curve in chosen])
         return self.tokens[:, rows], self.accuracy[:, rows]
 
-    def table(self, name: str, values: Float32[Array, "K+1 M"]) -> dict[str, np.ndarray]:
+    def table(self, name: str, values: Float32[Array, "Kplus1 M"]) -> dict[str, np.ndarray]:
         """Columns with what was observed and the ends of its interval."""
         columns = (values[0], *interval(values[1:], self.questions, self.level))
         ends = (name, f"{name}_low", f"{name}_high")

@@ -78,7 +78,7 @@ class Outcome:
     stop_reason: Int32[Array, "P Q S"]
 
     @property
-    def idle(self) -> Bool[Array, "P Q S"]:
+    def idle(self) -> Bool[Array, "*E"]:
         """Whether the episode ended by a round that changed nothing."""
         return self.stop_reason == StopReason.IDLE
 
@@ -159,7 +159,7 @@ def evaluate(
     controller: Controller,
     store: ReplayStore,
     params: PyTree,
-    orders: Int[Array, "Q S B"],
+    orders: Int[Array, ...],
     rules: Rules | None = None,
     *,
     devices: Sequence[jax.Device] | None = None,
@@ -201,7 +201,7 @@ def evaluate_and_count(
     controller: Controller,
     store: ReplayStore,
     params: PyTree,
-    orders: Int[Array, "Q S B"],
+    orders: Int[Array, ...],
     rules: Rules | None = None,
     *,
     devices: Sequence[jax.Device] | None = None,
@@ -227,7 +227,7 @@ def evaluate_and_count(
     return _joining_vmapped_params(functools.partial(_share_out, replay, devices))(store, params, orders, rules)
 
 
-def _check_shapes(store: ReplayStore, params: PyTree, orders: Int[Array, "Q S B"]) -> None:
+def _check_shapes(store: ReplayStore, params: PyTree, orders: Int[Array, ...]) -> None:
     Q = len(store.gold)
     if orders.ndim != 3 or orders.shape[0] != Q or not 1 <= orders.shape[2] <= MAX_WIDTH:
         raise InputError(

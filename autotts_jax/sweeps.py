@@ -126,13 +126,22 @@ def width_of(rows: Sequence[Row], pool: int | None) -> int:
     Args:
       rows: The rows.
       pool: The most branches of any question; None for orders that draw with replacement.
+
+    Raises:
+      InputError: if the controller was not exported for so many slots.
     """
-    most = [row.controller.most_branches(row.params) for row in rows]
-    if any(number is None for number in most):
-        return WIDTH
-    needed = max(cast(list[int], most))
+    controller = rows[0].controller
+    most = [controller.most_branches(row.params) for row in rows]
+    needed = WIDTH if None in most else max(cast(list[int], most))
+    usual = controller.widths or ((WIDTH,) if None in most else _WIDTHS)
     needed = needed if pool is None else min(needed, pool)
-    return next((width for width in _WIDTHS if width >= needed), _WIDTHS[-1])
+    width = min((width for width in usual if width >= needed), default=None)
+    if width is None:
+        raise InputError(
+            f"controller {controller.name}: {needed} slots are needed, and it has at most {max(usual)}. Open fewer "
+            "branches, or export it with more widths."
+        )
+    return width
 
 
 # --- the work --------------------------------------------------------------------------------------------------------

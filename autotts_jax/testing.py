@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,14 +63,15 @@ def check_controller(controller: Controller, feature_names: tuple[str, ...] = ()
       ContractError: at the first rule that is broken.
     """
     try:
-        check_shapes(controller, _WIDTH, feature_names)
+        check_shapes(controller, _width(controller), feature_names)
     except InputError as error:
         raise ContractError(str(error)) from error
-    _check_width(controller, feature_names)
+    if not controller.widths:
+        _check_width(controller, feature_names)
     store = _world(feature_names=feature_names)
     params = _check_schedule(controller)
     traces: list[ReplayStore] = []
-    driven = _evaluate(controller, _padded(store), params, _orders(_padded(store)))
+    driven = _evaluate(controller, _padded(store), params, _orders(controller, _padded(store)))
     rounds = _enough_rounds(driven, store)
     run = _replayer(controller, traces, rounds)
     outcome, rows = run(store, params)
@@ -138,8 +140,13 @@ def _world(
     )
 
 
-def _orders(store: ReplayStore) -> np.ndarray:
-    return published_orders(store, 1, _WIDTH)
+def _width(controller: Controller) -> int:
+    """Slots of the checked episodes: the usual number, or one that the controller was exported for."""
+    return _WIDTH if not controller.widths or _WIDTH in controller.widths else controller.widths[0]
+
+
+def _orders(controller: Controller, store: ReplayStore) -> np.ndarray:
+    return published_orders(store, 1, _width(controller))
 
 
 def _enough_rounds(outcome: Outcome, store: ReplayStore) -> int:
@@ -165,7 +172,7 @@ def _replayer(controller: Controller, traces: list[ReplayStore], rounds: int) ->
         over_questions = jax.vmap(one, in_axes=(None, None, 0, 0))
         return jax.vmap(over_questions, in_axes=(None, 0, None, None))(store, params, orders, questions)
 
-    return lambda store, params: jax.device_get(replay(store, params, _orders(store)[:, 0]))
+    return lambda store, params: jax.device_get(replay(store, params, _orders(controller, store)[:, 0]))
 
 
 def _check_schedule(controller: Controller) -> PyTree:
@@ -173,11 +180,13 @@ def _check_schedule(controller: Controller) -> PyTree:
     params = jax.device_get(jax.jit(jax.vmap(controller.schedule))(jnp.asarray(_BETAS)))
     for name, leaf in named_leaves(params).items():
         if not np.all(np.isfinite(leaf)):
-            beta = _BETAS[np.argmin(np.isfinite(leaf))]
+            beta = _BETAS[np.argmin(np.isfinite(leaf).reshape(len(_BETAS), -1).all(axis=1))]
             raise ContractError(f"{controller.name}.schedule: {name} is not finite at β = {beta:.2f}. Bound it.")
-        steps = np.diff(leaf.astype(np.float64))
-        if np.any(steps > 0) and np.any(steps < 0):
-            turn = _BETAS[1 + np.argmax(steps < 0 if steps[np.nonzero(steps)[0][0]] > 0 else steps > 0)]
+        steps = np.diff(leaf.astype(np.float64).reshape(len(_BETAS), -1), axis=0)
+        turning = np.any(steps > 0, axis=0) & np.any(steps < 0, axis=0)
+        if np.any(turning):
+            way = steps[:, np.argmax(turning)]
+            turn = _BETAS[1 + np.argmax(way < 0 if way[np.nonzero(way)[0][0]] > 0 else way > 0)]
             raise ContractError(
                 f"{controller.name}.schedule: {name} is not monotone in β: it turns at β = {turn:.2f}. "
                 "Let every parameter only grow or only shrink with β."
@@ -243,13 +252,11 @@ def _check_answers(controller: Controller, outcome: Outcome, rows: Record) -> No
 def _padded(store: ReplayStore) -> ReplayStore:
     grown = {"answers": (2, 3, 5), "features": (2, 3, 5, 0), "gold": (2,), "unparsable": (2, 1)}
     pads = {field.name: field.metadata["pad"] for field in dataclasses.fields(store) if "pad" in field.metadata}
-    return dataclasses.replace(
-        store,
-        **{
-            name: np.pad(array, [(0, n) for n in grown.get(name, (2, 3))], constant_values=pads[name])
-            for name, array in store.arrays().items()
-        },
-    )
+    arrays: dict[str, Any] = {
+        name: np.pad(array, [(0, n) for n in grown.get(name, (2, 3))], constant_values=pads[name])
+        for name, array in store.arrays().items()
+    }
+    return dataclasses.replace(store, **arrays)
 
 
 def _check_driver(controller: Controller, store: ReplayStore, driven: Outcome, outcome: Outcome) -> None:
@@ -262,7 +269,7 @@ def _check_hidden(
     controller: Controller, store: ReplayStore, params: PyTree, outcome: Outcome, rows: Record, run: _Run
 ) -> None:
     """Perturbs unopened branches, unread rests and unprobed answers of each episode, and compares."""
-    orders, rng = _orders(store)[:, 0], np.random.default_rng(1)
+    orders, rng = _orders(controller, store)[:, 0], np.random.default_rng(1)
     P, Q = outcome.answer.shape
     for p in range(P):
         answers, intervals, tokens = (np.array(a) for a in (store.answers, store.intervals, store.tokens))
@@ -274,9 +281,9 @@ def _check_hidden(
             depth = state.depth[-1][dealt]
             unread = depth < intervals[q, branch]
             # revealed[t, i]: the depth at which slot i's newest answer of round t was revealed.
-            seen = np.zeros((_WIDTH, answers.shape[-1] + 1), bool)
+            seen = np.zeros((state.depth.shape[-1], answers.shape[-1] + 1), bool)
             if state.revealed_at is not None:
-                seen[np.arange(_WIDTH), state.revealed_at] = True
+                seen[np.arange(len(seen)), state.revealed_at] = True
             else:
                 seen[:] = np.arange(answers.shape[-1] + 1) <= state.depth[-1][:, None]
             hidden = ~seen[dealt][:, 1:] & (np.arange(answers.shape[-1]) < intervals[q, branch][:, None])
@@ -301,9 +308,9 @@ def _check_opens(controller: Controller, store: ReplayStore, params: PyTree, out
                 f"{bound}. Name the parameters that bound them, or none."
             )
     narrow = max((max(bound, 1) for bound in most if bound is not None and bound < _WIDTH), default=None)
-    if narrow is None:
+    if narrow is None or controller.widths:
         return
-    found = _evaluate(controller, store, params, _orders(store)[..., :narrow])
+    found = _evaluate(controller, store, params, _orders(controller, store)[..., :narrow])
     for p, bound in enumerate(most):
         if bound is not None and bound <= narrow:
             one = jax.tree.map(lambda leaf, p=p: np.asarray(leaf)[p, :, 0], found)
@@ -312,13 +319,13 @@ def _check_opens(controller: Controller, store: ReplayStore, params: PyTree, out
 
 def _check_export(controller: Controller, store: ReplayStore, params: PyTree, outcome: Outcome) -> None:
     try:
-        exported = export_controller(controller, (_WIDTH,), store.feature_names).controller()
+        exported = export_controller(controller, (_width(controller),), store.feature_names).controller()
     except InputError as error:
         raise ContractError(str(error)) from error
     again = jax.vmap(exported.schedule)(jnp.asarray(_FEW_BETAS))
     if not all(map(np.array_equal, jax.tree.leaves(again), jax.tree.leaves(params))):
         raise ContractError(f"{controller.name}.schedule gives other parameters when exported.")
-    found = _evaluate(exported, store, again, _orders(store))
+    found = _evaluate(exported, store, again, _orders(controller, store))
     found = jax.tree.map(lambda leaf: np.asarray(leaf)[:, :, 0], found)
     _same(controller, outcome, found, "exporting it")
 

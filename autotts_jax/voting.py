@@ -91,7 +91,7 @@ def _tally_when(when: Bool[Array, ""], ballots: Int32[Array, " B"]) -> tuple[Arr
 
 
 @_tally_when.def_vmap
-def _(size: int, batched: Any, when: Array, ballots: Array) -> tuple[tuple[Array, ...], tuple[bool, ...]]:
+def _(size: Any, batched: Any, when: Array, ballots: Array) -> tuple[tuple[Array, ...], tuple[bool, ...]]:
     """One decision for the whole batch: under a plain vmap both sides of a condition run."""
     ballots = ballots if batched[1] else jnp.broadcast_to(ballots, (size, *ballots.shape))
     tally = jax.lax.cond(jnp.any(when), jax.vmap(_tally_of), jax.vmap(_nobodys_tally), ballots)
@@ -191,7 +191,7 @@ def _confidence_table() -> np.ndarray:
 
 
 @jax.custom_batching.custom_vmap
-def _sums_by_answer(answers: Int32[Array, " B"], values: Array, voters: Bool[Array, " B"]) -> Array:
+def _sums_by_answer(answers: Int32[Array, "*L B"], values: Array, voters: Bool[Array, "*L B"]) -> Array:
     """For each voter the sum of the values of all voters with its answer; 0 for the others.
 
     B² comparisons, in blocks of slots. Unrolled within a block, or else the vector units idle; but not all of it, or
@@ -218,7 +218,7 @@ def _sums_by_answer(answers: Int32[Array, " B"], values: Array, voters: Bool[Arr
 
 
 @_sums_by_answer.def_vmap
-def _(size: int, batched: Any, *args: Array) -> tuple[Array, bool]:
+def _(size: Any, batched: Any, *args: Array) -> tuple[Array, bool]:
     """The same for a batch, as one: under a plain vmap every episode would go through all blocks."""
     full = [x if b else jnp.broadcast_to(x, (size, *x.shape)) for x, b in zip(args, batched, strict=True)]
     return _sums_by_answer(*full), True

@@ -42,6 +42,7 @@ class Controller:
       samples: The parameter that is a number of branches to sample, if there is one; checked against the pool.
       opens: Parameters that bound the branches of an episode: it never opens more than the greatest of them, and no
         decision depends on slots beyond. `sweep` then replays it with fewer slots. Defaults to `samples`.
+      widths: The numbers of slots that it was exported for (see `load_controller`); empty: any.
       source: The paper.
     """
 
@@ -53,6 +54,7 @@ class Controller:
     bounds: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict, hash=False, compare=False)
     samples: str | None = None
     opens: tuple[str, ...] = ()
+    widths: tuple[int, ...] = ()
     source: str = ""
 
     def __post_init__(self) -> None:

@@ -65,6 +65,8 @@ class Line:
                     f"schedule: {worst:g} at {name} is outside the bounds {self.least:g} to {self.greatest:g}. "
                     "Move the value or the bounds."
                 )
+        if self.integer and (self.least % 1 or self.greatest % 1):
+            raise InputError(f"schedule: bounds {self.least:g} to {self.greatest:g}, not whole. Give whole numbers.")
         if self.log and self.least <= 0:
             raise InputError(f"schedule: a log scale from {self.least:g}. Choose a lower bound above 0.")
 
@@ -76,7 +78,11 @@ class Line:
     def value(self, beta: Float32[Array, ""]) -> Array:
         """The parameter at β."""
         start, stop = (self._scaled(np.asarray(end, np.float64)) for end in (self.start, self.stop))
-        return self._unscaled(jnp.asarray(start, jnp.float32) + jnp.asarray(stop - start, jnp.float32) * beta)
+        low, high = (jnp.asarray(end, jnp.float32) for end in (start, stop))
+        value = low + jnp.asarray(stop - start, jnp.float32) * beta
+        # Exactly the ends at the ends, and never beyond.
+        value = jnp.where(beta < 1, jnp.clip(value, jnp.minimum(low, high), jnp.maximum(low, high)), high)
+        return self._unscaled(value)
 
     def value_between(self, beta: Float32[Array, ""], start: Array, stop: Array) -> Array:
         """The parameter at β on the line between two ends, given as shares of the way from least to greatest."""
@@ -94,7 +100,9 @@ class Line:
         """The line between two other ends, given as shares."""
 
         def end(share: np.ndarray) -> Values:
-            return _as_tuples(plain(self.value_between(jnp.float32(0), jnp.asarray(share), jnp.asarray(share))))
+            value = plain(self.value_between(jnp.float32(0), jnp.asarray(share), jnp.asarray(share)))
+            # Written out, a bound in float32 may lie beyond itself.
+            return _as_tuples(np.clip(value, self.least, self.greatest).tolist())
 
         return dataclasses.replace(self, start=end(start), stop=end(stop))
 
@@ -102,19 +110,19 @@ class Line:
         return np.log2(value) if self.log else value
 
     def _unscaled(self, value: Array) -> Array:
-        value = jnp.clip(jnp.exp2(value) if self.log else value, self.least, self.greatest)
+        value = jnp.exp2(value) if self.log else value
         if self.integer:
-            return jnp.round(value).astype(jnp.int32)
-        if self.decimals is not None:
+            value = jnp.round(value)
+        elif self.decimals is not None:
             # XLA turns a division by a constant into a product that may miss the nearest number, so it is no constant.
             value = jnp.round(value * 10**self.decimals) / (10**self.decimals + 0 * value)
-        return value.astype(jnp.float32)
+        return jnp.clip(value, self.least, self.greatest).astype(jnp.int32 if self.integer else jnp.float32)
 
 
 def whole(
     start: Values, stop: Values, *, least: float | None = None, greatest: float | None = None, log: bool = False
-) -> Line:
-    """A parameter of whole numbers (int32); bounds default to the two values."""
+) -> Any:
+    """A `Line` of whole numbers (int32); bounds default to the two values."""
     return _line(start, stop, least, greatest, integer=True, log=log)
 
 
@@ -126,17 +134,18 @@ def real(
     greatest: float | None = None,
     log: bool = False,
     decimals: int | None = None,
-) -> Line:
-    """A real-valued parameter (float32); bounds default to the two values."""
+) -> Any:
+    """A `Line` of real numbers (float32); bounds default to the two values."""
     return _line(start, stop, least, greatest, integer=False, log=log, decimals=decimals)
 
 
 def _line(start: Values, stop: Values, least: float | None, greatest: float | None, **kind: Any) -> Line:
     start, stop = _as_tuples(start), _as_tuples(stop)
     ends = np.concatenate([np.ravel(np.asarray(end, np.float64)) for end in (start, stop)])
-    least = float(ends.min()) if least is None else least
-    greatest = float(ends.max()) if greatest is None else greatest
-    return Line(start, stop, least, greatest, **kind)
+    low, high = float(ends.min()), float(ends.max())
+    if kind["integer"]:
+        low, high = math.floor(low), math.ceil(high)
+    return Line(start, stop, low if least is None else least, high if greatest is None else greatest, **kind)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,12 +174,12 @@ class Schedule:
         return {name: (line.least, line.greatest) for name, line in named_leaves(self.lines, is_leaf=_is_line).items()}
 
     @property
-    def ends(self) -> Float32[np.ndarray, " 2K"]:
+    def ends(self) -> Float32[np.ndarray, " E"]:
         """Every number at β = 0 and then at β = 1, as shares of the way from least to greatest."""
         shares = [line.shares().reshape(2, -1) for line in self._leaves]
         return np.concatenate(shares, axis=1).reshape(-1).astype(np.float32)
 
-    def at(self, beta: Float32[Array, ""], ends: Float32[Array, " 2K"]) -> PyTree:
+    def at(self, beta: Float32[Array, ""], ends: Float32[Array | np.ndarray, " E"]) -> PyTree:
         """The parameters at β of the schedule with these ends; a pure function, clipped to the bounds."""
         pieces = self._split(jnp.asarray(ends, jnp.float32))
         values = [line.value_between(beta, *piece) for line, piece in zip(self._leaves, pieces, strict=True)]

@@ -1,4 +1,4 @@
-"""Branch orders: which branch a slot holds."""
+"""Branch orders (shuffles): which branch each slot holds."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def published_orders(store: ReplayStore, shuffles: int, width: int = WIDTH) -> I
     Args:
       store: The questions.
       shuffles: Orders per question.
-      width: B, the slots of an episode, 1 to 256: the most branches that it can open. Slots beyond a question's
-        branches hold −1. Narrower orders are the first slots of wider ones.
+      width: B, the slots of an episode, 1 to 256: the most branches it can open. Slots beyond a question's branches
+        hold −1. Narrower orders are prefixes of wider ones.
     """
     counts = np.asarray(store.branches)
     orders = np.full((len(counts), shuffles, width), -1, np.int32)
@@ -50,13 +50,13 @@ def published_orders(store: ReplayStore, shuffles: int, width: int = WIDTH) -> I
 def random_orders(
     key: Key[Array, ""], store: ReplayStore, shuffles: int, first: ArrayLike = 0, width: int = WIDTH
 ) -> Int32[Array, "Q S B"]:
-    """Uniform permutations of each question's branches, cut to the slots; −1 beyond the branches.
+    """Uniform permutations of each question's branches, cut to B slots; −1 beyond the branches.
 
     Args:
-      key: Of the whole set of questions; each question draws from its own fold of it.
+      key: For the whole set of questions; each folds in its own number.
       store: The questions.
       shuffles: Orders per question.
-      first: Number of the store's first question in the set, if it is a part of it.
+      first: The number in the set of the store's first question, if the store holds only some of them.
       width: As for `published_orders`.
     """
     Q, N = store.intervals.shape
@@ -71,12 +71,12 @@ def random_orders(
 def bootstrap_orders(
     key: Key[Array, ""], store: ReplayStore, shuffles: int, first: ArrayLike = 0, width: int = WIDTH
 ) -> Int32[Array, "Q S B"]:
-    """Resamples of each question's branches with replacement: every slot holds one, also beyond the pool's size.
+    """Resamples of each question's branches with replacement: every slot holds one, even beyond their number.
 
     The arguments are those of `random_orders`.
     """
     counts = jnp.sum(jnp.asarray(store.intervals) > 0, axis=-1, dtype=jnp.int32)[:, None, None]
-    # Of narrow orders too, the first slots of the usual ones.
+    # Narrow orders, too, are prefixes of the usual ones.
     draws = _uniform(key, first, counts.shape[0], (shuffles, max(width, WIDTH)))[..., :width]
     picks = jnp.minimum((draws * counts.astype(jnp.float32)).astype(jnp.int32), counts - 1)
     return jnp.where(counts > 0, picks, -1)
@@ -100,12 +100,12 @@ def draw_orders(
     """The branch orders that `sweep` replays.
 
     Args:
-      datasets: What is swept.
+      datasets: The datasets swept.
       shuffles: Orders per question.
       orders: How they are drawn.
-      seed: Of random and bootstrap orders.
-      start: Number of the first question, counted through the datasets.
-      stop: Number after the last; defaults to all of them. Questions beyond the last one hold −1.
+      seed: Seed of random and bootstrap orders.
+      start: The first question, numbered across the datasets.
+      stop: One past the last question; defaults to all. Questions beyond the last one hold −1.
       width: As for `published_orders`.
     """
     stop = sum(map(len, datasets)) if stop is None else stop

@@ -1,4 +1,4 @@
-"""Which controllers, with which parameters: from words to parameter vectors."""
+"""Controllers and their parameters: from text to parameter vectors."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ __all__ = ["Row", "Setting", "check_pool", "rows_of"]
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A controller, with some of its parameters given instead of scheduled.
+    """A controller, with some of its parameters fixed instead of scheduled.
 
     Attributes:
       controller: The controller.
-      given: Parameters by name; ``beta`` fixes β itself.
+      given: The fixed parameters by name; ``beta`` fixes β itself.
     """
 
     controller: Controller
     given: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuses parameters that do not exist or make no sense."""
+        """Rejects unknown parameters and values out of range."""
         check_shapes(self.controller)
         known = _parameters(self.controller)
         for name, value in self.given.items():
             place = f"controller {self.controller.name}: parameter {name}={value:g}"
             if name not in {*known, "beta"}:
                 raise InputError(
-                    f"{place}: there is no such parameter{_nearest(name, known)}. "
+                    f"{place}: no such parameter{_nearest(name, known)}. "
                     f"It has {', '.join(known) or 'none'}, and beta."
                 )
             low, high = (0, 1) if name == "beta" else self.controller.bounds.get(name, (-np.inf, np.inf))
             if not low <= value <= high:
                 raise InputError(f"{place}: outside {low:g} to {high:g}. Choose a value in that range.")
             if name in known and np.issubdtype(known[name].dtype, np.integer) and value != int(value):
-                raise InputError(f"{place}: not a whole number. Give one.")
+                raise InputError(f"{place}: not a whole number. Give an integer.")
             if name in known and known[name].shape:
                 raise InputError(f"{place}: it has {known[name].size} values. Only scalars can be given.")
 
@@ -61,7 +61,7 @@ class Setting:
         ATTRIBUTE is a `Controller`, or a function without arguments that returns one.
 
         Raises:
-          InputError: naming what is unknown, and the nearest name there is.
+          InputError: naming what is unknown, and the closest known name.
         """
         name, *rest = text.split(":")
         if name.endswith(".py"):
@@ -72,7 +72,7 @@ class Setting:
             controller = CONTROLLERS[name]
         else:
             raise InputError(
-                f"controller {name!r}: there is no such controller{_nearest(name, CONTROLLERS)}. "
+                f"controller {name!r}: no such controller{_nearest(name, CONTROLLERS)}. "
                 f"Use one of {', '.join(CONTROLLERS)}, or FILE.py:ATTRIBUTE."
             )
         given = {}
@@ -88,7 +88,13 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One parameter vector of a controller."""
+    """A controller with one parameter vector: a row of the result tables.
+
+    Attributes:
+      controller: The controller.
+      beta: The β of the vector; None if nothing depends on β.
+      params: The parameters, as `Controller.schedule` returns them.
+    """
 
     controller: Controller
     beta: float | None
@@ -100,7 +106,7 @@ class Row:
 
 
 def rows_of(setting: Setting, betas: Sequence[float]) -> list[Row]:
-    """The parameter vectors of a setting: one per β, or one in all if nothing depends on β."""
+    """The parameter vectors of a setting: one per β, or a single one if nothing depends on β."""
     given = dict(setting.given)
     if "beta" in given:
         betas = [given.pop("beta")]
@@ -117,7 +123,7 @@ def rows_of(setting: Setting, betas: Sequence[float]) -> list[Row]:
 
 
 def check_pool(setting: Setting, rows: Sequence[Row], branches: Sequence[int], *, replacement: bool) -> list[str]:
-    """Refuses more samples than branches if asked for by number; notes it if β asks."""
+    """Rejects more samples than branches if given as a number; returns a note if β calls for them."""
     name = setting.controller.samples
     smallest = int(np.argmin(branches))
     if name is None or replacement:
@@ -128,10 +134,10 @@ def check_pool(setting: Setting, rows: Sequence[Row], branches: Sequence[int], *
     where = f"question {smallest} has only {branches[smallest]} branches"
     if name in setting.given:
         raise InputError(
-            f"controller {setting.controller.name}: {name}={wanted}, but {where}. Ask for at most that many, or "
+            f"controller {setting.controller.name}: {name}={wanted}, but {where}. Use at most that many, or "
             "resample branches with replacement (orders bootstrap)."
         )
-    return [f"{setting.controller.name}: β asks for up to {wanted} samples; {where} and gives those."]
+    return [f"{setting.controller.name}: β calls for up to {wanted} samples; {where}, all used."]
 
 
 def _nearest(name: str, known: Mapping[str, Any]) -> str:
@@ -143,28 +149,28 @@ def _from_file(path: Path, attribute: str) -> Controller:
     """A controller from a user's Python file."""
     if not path.is_file():
         raise InputError(f"controller {path}: no such file. Check the path.")
-    name = f"autotts_controller_{path.stem}"  # whatever the file is called, it must not hide another module
+    name = f"autotts_controller_{path.stem}"  # whatever its name, the file must not hide another module
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickling look a module up by its name
-    sys.path.append(str(path.resolve().parent))  # for what the file imports from beside it
+    sys.path.append(str(path.resolve().parent))  # for imports from the file's own directory
     try:
         spec.loader.exec_module(module)
         found = getattr(module, attribute, None)
         if callable(found) and not isinstance(found, Controller):
             found = found()
     except Exception as error:
-        raise InputError(f"controller {path}:{attribute}: {type(error).__name__}: {error}. Mend the file.") from error
+        raise InputError(f"controller {path}:{attribute}: {type(error).__name__}: {error}. Fix the file.") from error
     if not isinstance(found, Controller):
         raise InputError(
-            f"controller {path}:{attribute}: {type(found).__name__}, not a Controller nor a function that returns "
+            f"controller {path}:{attribute}: {type(found).__name__}, not a Controller or a function that returns "
             f"one. The file has {', '.join(sorted(name for name in vars(module) if not name.startswith('_')))}."
         )
     return found
 
 
 def _parameters(controller: Controller) -> dict[str, jax.ShapeDtypeStruct]:
-    """A controller's parameters by name."""
+    """Shapes and dtypes of a controller's parameters, by name."""
     return named_leaves(jax.eval_shape(controller.schedule, jax.ShapeDtypeStruct((), jnp.float32)))

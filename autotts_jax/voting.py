@@ -1,7 +1,7 @@
-"""Votes over answers: the operations controllers are written with. All are pure, for one episode of B slots.
+"""Votes over answers: the building blocks of controllers. All are pure, for one episode of B slots.
 
-Ties decide published figures, so every function that names a winner takes the order in which the answers came:
-of equally frequent answers the one whose first occurrence came first wins.
+Published figures hang on ties, so every function that names a winner takes the order in which the answers came:
+of equally frequent answers, the one that occurred first wins.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 
 _LAST = np.iinfo(np.int32).max
 
-# Of a slot that does not vote; no answer has this id.
+# The ballot of a slot that does not vote; no answer has this id.
 _NO_BALLOT = -2
 
 # Slots counted at a time.
@@ -58,7 +58,7 @@ class WeightedTally(NamedTuple):
 
 
 def votes(answers: Int32[Array, " B"], voters: Bool[Array, " B"]) -> Int32[Array, " B"]:
-    """For each voter the number of voters with its answer, itself included; 0 for the others."""
+    """For each voter, the number of voters with its answer, itself included; 0 for other slots."""
     return _sums_by_answer(answers, jnp.ones_like(answers), voters)
 
 
@@ -69,14 +69,14 @@ def plurality(
     *,
     when: ArrayLike = True,
 ) -> Tally:
-    """The most frequent answer among the voters, the runner-up, and their counts v1 ≥ v2.
+    """The plurality vote: the most frequent answer among the voters, the runner-up, and their counts v1 ≥ v2.
 
     Args:
-      answers: Per slot.
+      answers: Answer id per slot.
       voters: The slots that vote.
-      order: Smaller came first; defaults to the slots' own order.
-      when: Whether the result is needed; if not, it may be as without voters. Counting is what takes long, and it
-        is skipped in rounds in which no episode of a batch needs it (without an order; with one, only its loop is).
+      order: Per slot, a number that is smaller for earlier answers; defaults to slot order.
+      when: Whether the result is needed; if not, it may be that of no voters. Counting is the slow step; rounds in
+        which no episode of a batch needs it skip it (with an `order`, they skip only its loop).
     """
     if when is True:
         return _tally(answers, votes(answers, voters), order)
@@ -92,7 +92,7 @@ def _tally_when(when: Bool[Array, ""], ballots: Int32[Array, " B"]) -> tuple[Arr
 
 @_tally_when.def_vmap
 def _(size: Any, batched: Any, when: Array, ballots: Array) -> tuple[tuple[Array, ...], tuple[bool, ...]]:
-    """One decision for the whole batch: under a plain vmap both sides of a condition run."""
+    """One decision for the whole batch: under a plain vmap both sides of a `cond` run."""
     ballots = ballots if batched[1] else jnp.broadcast_to(ballots, (size, *ballots.shape))
     tally = jax.lax.cond(jnp.any(when), jax.vmap(_tally_of), jax.vmap(_nobodys_tally), ballots)
     return tally, (True,) * len(tally)
@@ -117,9 +117,9 @@ def pool_tally(
 
     Args:
       obs: The observation.
-      order: Ties go to the branch that ``finished`` first (`Observation.finished_at`), or to the one that ``opened``
-        first (the lower slot), or to the one with the smallest number of those given per slot.
-      parsable: Leaves out answers that could not be parsed.
+      order: Ties go to the branch that ``finished`` first (`Observation.finished_at`), to the one that ``opened``
+        first (the lower slot), or to the one with the smallest of the numbers given per slot.
+      parsable: Whether to ignore answers that could not be parsed.
     """
     counts = jnp.where(obs.unparsable, 0, obs.pool_votes) if parsable else obs.pool_votes
     if isinstance(order, str):
@@ -133,13 +133,13 @@ def weighted_plurality(
     voters: Bool[Array, " B"],
     order: Int32[Array, " B"] | None = None,
 ) -> WeightedTally:
-    """The answer with the greatest sum of weights among the voters, as in weighted self-consistency.
+    """The voters' answer with the greatest sum of weights, as in weighted self-consistency (arXiv 2203.11171).
 
     Args:
-      answers: Per slot.
-      weights: Per slot, at least 0.
+      answers: Answer id per slot.
+      weights: Weight per slot, at least 0.
       voters: The slots that vote.
-      order: Smaller came first, and wins a tie; defaults to the slots' own order.
+      order: Per slot, a number; the smaller wins a tie; defaults to slot order.
     """
     sums = jnp.where(voters, _sums_by_answer(answers, weights, voters), -1)
     winner, first = _leader(answers, sums, order)
@@ -173,9 +173,9 @@ def confidence(first: Int32[Array, ""], second: Int32[Array, ""]) -> Float32[Arr
 
 @functools.cache
 def _confidence_table() -> np.ndarray:
-    """``[v2, v1 − v2]`` in float32, up to a lead at which every entry is 1 in float32.
+    """``[v2, v1 − v2]`` in float32, up to a lead at which every entry is 1.
 
-    1 − I₀.₅(a + 1, b + 1) = P(Bin(a + b + 1, ½) > b), in whole numbers until the last division.
+    1 − I₀.₅(a + 1, b + 1) = P(Bin(a + b + 1, ½) > b), in integers until the final division.
     """
     leads = 90
     table = np.ones((MAX_WIDTH // 2 + 1, leads + 1), np.float32)
@@ -192,11 +192,11 @@ def _confidence_table() -> np.ndarray:
 
 @jax.custom_batching.custom_vmap
 def _sums_by_answer(answers: Int32[Array, "*L B"], values: Array, voters: Bool[Array, "*L B"]) -> Array:
-    """For each voter the sum of the values of all voters with its answer; 0 for the others.
+    """For each voter, the sum of the values of all voters with its answer; 0 for other slots.
 
-    B² comparisons, in blocks of slots. Unrolled within a block, or else the vector units idle; but not all of it, or
-    else XLA's CPU compiler copies the counting into each of the reductions that read the result. Blocks beyond the
-    last voter of a whole batch are skipped, so few open branches are cheap in wide episodes.
+    B² comparisons, in blocks of slots: unrolled within a block, or the vector units would idle, but not entirely, or
+    XLA's CPU compiler would copy the counting into each reduction that reads the result. Blocks beyond the last voter
+    of the whole batch are skipped, so few open branches are cheap in wide episodes.
     """
     width = answers.shape[-1]
     block = min(_BLOCK, width)
@@ -219,7 +219,7 @@ def _sums_by_answer(answers: Int32[Array, "*L B"], values: Array, voters: Bool[A
 
 @_sums_by_answer.def_vmap
 def _(size: Any, batched: Any, *args: Array) -> tuple[Array, bool]:
-    """The same for a batch, as one: under a plain vmap every episode would go through all blocks."""
+    """The whole batch at once: under a plain vmap every episode would go through all blocks."""
     full = [x if b else jnp.broadcast_to(x, (size, *x.shape)) for x, b in zip(args, batched, strict=True)]
     return _sums_by_answer(*full), True
 
@@ -232,7 +232,7 @@ def _tally(
     Args:
       answers: Per slot.
       counts: Votes for a voter's answer; 0 for slots that do not vote.
-      order: Smaller came first; None: the slots' own order.
+      order: Per slot, a number that is smaller for earlier answers; None for slot order.
       keys: Whether `order` is `Observation.finished_at`, whose last digit is the slot.
     """
     width = answers.shape[-1]
@@ -242,7 +242,7 @@ def _tally(
         runner_up, second = _leader(answers, jnp.where(answers == winner, 0, counts), order)
         winner, runner_up = (jnp.where(n > 0, a, NO_ANSWER) for n, a in ((first, winner), (second, runner_up)))
         return Tally(winner, first, second, runner_up)
-    # Count and order fit into one word, so a single reduction finds who leads and in which slot.
+    # Count and order fit into one word, so a single reduction finds the leader and its slot.
     radix = np.uint32(width if order is None else finish_keys(width))
     place = _slots(answers) if order is None else order
     earliness = jnp.maximum(np.int32(radix) - 1 - place, 0).astype(jnp.uint32)
@@ -256,7 +256,7 @@ def _tally(
         return jnp.where(number > 0, answer, NO_ANSWER), number
 
     winner, first = leader(words)
-    # Apart: few ask for the runner-up.
+    # Separately: few controllers use the runner-up.
     second = jnp.max(jnp.where(answers == winner, 0, counts))
     return Tally(winner, first, second, leader(jnp.where(answers == winner, 0, words))[0])
 
@@ -268,7 +268,7 @@ def _slots(answers: Int32[Array, " B"]) -> Int32[Array, " B"]:
 def _leader(
     answers: Int32[Array, " B"], scores: Array, order: Int32[Array, " B"] | None
 ) -> tuple[Int32[Array, ""], Array]:
-    """The answer of the slot that came first among those with the highest score, and the score; from 0 up."""
+    """The answer of the earliest slot among those with the highest score (at least 0), and that score."""
     order = _slots(answers) if order is None else order
     best = jnp.max(scores)
     leader = jnp.min(jnp.where(scores == best, order, _LAST))

@@ -163,7 +163,7 @@ def test_a_users_controller(run: Run, traces: Path, tmp_path: Path) -> None:
 
 def test_more_samples_than_branches_by_beta_is_noted(run: Run, traces: Path) -> None:
     done = run("sweep", traces, "--controller", "self_consistency", "--beta", "0,1", "--shuffles", "2")
-    assert "asks for up to 64 samples; question 0 has only 10 branches and gives those" in done.err
+    assert "calls for up to 64 samples; question 0 has only 10 branches, all used" in done.err
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Adaptive consistency (ASC): sample until the majority is beyond doubt. Aggarwal et al. 2023, arXiv 2305.11860."""
+"""Adaptive consistency (ASC): sample until the majority is certain enough. Aggarwal et al. 2023, arXiv 2305.11860."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from autotts_jax.voting import confidence, pool_tally
 class Params(NamedTuple):
     """How many branches to sample, and when to stop."""
 
-    max_samples: Int32[Array, ""]  # n
+    max_samples: Int32[Array, ""]  # n, branches to sample at most
     threshold: Float32[Array, ""]  # t, the confidence that must be exceeded
 
 
@@ -31,12 +31,12 @@ SCHEDULE = Schedule(
 
 
 def init(params: Params, obs: Observation) -> tuple[()]:
-    """Nothing to remember."""
+    """An empty memory."""
     return ()
 
 
 def step(params: Params, memory: tuple[()], obs: Observation) -> tuple[tuple[()], Action]:
-    """Reads one more branch a round; after the second and each later one, stops if confident."""
+    """Reads one more branch per round; from the second on, stops once confident."""
     tally = pool_tally(obs)
     confident = (obs.opened >= 2) & (confidence(tally.first, tally.second) > params.threshold)
     following = fresh_slots(obs, 1)

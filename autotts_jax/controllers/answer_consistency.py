@@ -20,8 +20,8 @@ from autotts_jax.voting import plurality
 class Params(NamedTuple):
     """How many chains, and when one has settled."""
 
-    chains: Int32[Array, ""]  # n
-    k: Int32[Array, ""]  # answers in a row that must be equal
+    chains: Int32[Array, ""]  # n, branches side by side
+    k: Int32[Array, ""]  # equal answers in a row that settle a chain
 
 
 #: n = 64^β, k = 14.
@@ -34,12 +34,12 @@ SCHEDULE = Schedule(
 
 
 def init(params: Params, obs: Observation) -> tuple[()]:
-    """Nothing to remember."""
+    """An empty memory."""
     return ()
 
 
 def step(params: Params, memory: tuple[()], obs: Observation) -> tuple[tuple[()], Action]:
-    """Steps every chain that is neither settled nor finished by one interval."""
+    """Continues every chain that is neither settled nor finished by one interval."""
     start = obs.round == 0
     going = obs.active & (obs.run < params.k)
     return memory, act(

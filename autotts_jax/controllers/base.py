@@ -1,4 +1,4 @@
-"""The contract of a controller: three pure functions over fixed shapes, like an optimizer in Optax."""
+"""The controller contract: three pure functions over fixed shapes, like an optimizer in Optax."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ class Controller:
     Attributes:
       name: As it appears in tables.
       schedule: ``schedule(beta) -> params``: a `Schedule`, or a function. `beta` is a float32 scalar in [0, 1].
-        `params` is a pytree of int32 and float32 arrays, mostly scalars, each monotone in β, best a NamedTuple: its
-        fields name the parameters that ``--controller name:field=value`` overrides.
+        `params` is a pytree of int32 and float32 arrays, mostly scalars, each monotone in β, preferably a NamedTuple:
+        its fields name the parameters that ``--controller name:field=value`` overrides.
       init: ``init(params, obs) -> memory``, the controller's own state: a pytree of arrays. `obs` is the first
         observation.
       step: ``step(params, memory, obs) -> (memory, action)``, one round.
-      probe_everything: Every interval's answer is probed as it is generated, and paid for. Otherwise only what
-        `Action.probe` names, and the answers of finished branches, can be seen.
-      bounds: Per parameter the least and the greatest sensible value, both included; also the box that
-        a search over parameters can draw from. Defaults to the schedule's; parameters left out are not checked.
-      samples: The parameter that is a number of branches to sample, if there is one; checked against the pool.
+      probe_everything: Whether every interval's answer is probed, and paid for, as it is generated. If not, only
+        answers that `Action.probe` requests, and those of finished branches, are revealed.
+      bounds: Per parameter, the least and the greatest sensible value, both included; also the box that a search over
+        parameters can draw from. Defaults to the schedule's; parameters without bounds are not checked.
+      samples: The parameter that is a number of branches to sample, if any; checked against each question's branches.
       opens: Parameters that bound the branches of an episode: it never opens more than the greatest of them, and no
-        decision depends on slots beyond. `sweep` then replays it with fewer slots. Defaults to `samples`.
+        decision depends on slots beyond. `sweep` can then replay it with fewer slots. Defaults to `samples`.
       widths: The numbers of slots that it was exported for (see `load_controller`); empty: any.
-      source: The paper.
+      source: The paper it is from.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Controller:
     source: str = ""
 
     def __post_init__(self) -> None:
-        """Fills in what follows from the rest."""
+        """Fills in the defaults of `bounds` and `opens`."""
         if isinstance(self.schedule, Schedule):
             object.__setattr__(self, "bounds", {**self.schedule.bounds, **self.bounds})
         if self.samples is not None and not self.opens:
@@ -69,7 +69,7 @@ class Controller:
         return f"Controller({self.name!r})"
 
     def most_branches(self, params: PyTree) -> int | None:
-        """How many branches an episode with these parameters can open at most; None if `opens` does not say."""
+        """The most branches that an episode with these parameters can open; None if `opens` does not say."""
         if not self.opens:
             return None
         values = named_leaves(params)
@@ -79,13 +79,13 @@ class Controller:
 def spare_last(
     candidates: Bool[Array, " B"], priority: Int32[Array, " B"], live: Bool[Array, " B"], *, spare: int
 ) -> Bool[Array, " B"]:
-    """The candidates to prune, but so few that at least `spare` live branches stay.
+    """The candidates to prune, limited so that at least `spare` live branches remain.
 
     Args:
-      candidates: Live branches that are to go.
-      priority: Who goes first: the greatest; no two candidates have the same.
+      candidates: Live branches that should be pruned.
+      priority: The greatest is pruned first; no two candidates have the same.
       live: All live branches.
-      spare: How many stay at least.
+      spare: The fewest live branches that must remain.
     """
     short = spare - jnp.sum(live & ~candidates, dtype=jnp.int32)
     for place in range(spare):
@@ -95,12 +95,12 @@ def spare_last(
 
 
 def check_shapes(controller: Controller, width: int = 64, feature_names: tuple[str, ...] = ()) -> None:
-    """Checks what can be told without running a controller: that its functions fit together.
+    """Checks, by tracing only, that a controller's functions fit together.
 
     Args:
       controller: The controller.
-      width: B.
-      feature_names: Of the store.
+      width: B, the number of slots.
+      feature_names: The store's features.
 
     Raises:
       InputError: naming the function, what it does wrong, and what to change.
@@ -127,13 +127,13 @@ def check_shapes(controller: Controller, width: int = 64, feature_names: tuple[s
         raise InputError(
             f"{controller.name}.step does not return (memory, Action). Build the Action with act(obs, …)."
         )
-    _same(f"{controller.name}.step: memory", "as init makes it", memory, result[0])
+    _same(f"{controller.name}.step: memory", "as init returns it", memory, result[0])
     action = jax.eval_shape(lambda obs: act(obs, answer=0), obs)
-    _same(f"{controller.name}.step: action", "as act(obs, …) makes it", action, result[1])
+    _same(f"{controller.name}.step: action", "as act(obs, …) returns it", action, result[1])
 
 
 def _traced(controller: Controller, function: str, *args: PyTree) -> PyTree:
-    """The shapes that a function of the controller returns; what it raises, in one line that names the place."""
+    """The shapes that a controller's function returns; an error in it becomes one line that names the place."""
     try:
         return jax.eval_shape(getattr(controller, function), *args)
     except Exception as error:
@@ -148,7 +148,7 @@ def _traced(controller: Controller, function: str, *args: PyTree) -> PyTree:
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
             f"{controller.name}.{function}{place} raises {type(error).__name__}: {why} "
-            "It must be traceable by JAX: jnp.where for if, fixed shapes, every shape from its arguments."
+            "It must be traceable by JAX: jnp.where instead of if, fixed shapes, every shape from its arguments."
         ) from error
 
 

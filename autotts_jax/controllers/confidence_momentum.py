@@ -1,4 +1,4 @@
-"""The Confidence Momentum Controller (CMC), which AutoTTS discovered. arXiv 2605.08083, appendix."""
+"""The Confidence Momentum Controller (CMC), discovered by AutoTTS. arXiv 2605.08083, appendix."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from autotts_jax.environment import UNLIMITED, Action, Observation, act, count, 
 from autotts_jax.voting import confidence, plurality, pool_tally
 
 MAX_ROUNDS = 500
-MAX_WINDOW = 16  # the longest history of ema values that is kept
+MAX_WINDOW = 16  # the longest history of ema values kept
 
 
 class Params(NamedTuple):
@@ -28,8 +28,8 @@ class Params(NamedTuple):
     min_finished: Int32[Array, ""]  # branches that must have finished to stop
     ema_alpha: Float32[Array, ""]  # weight of the newest confidence
     conf_threshold: Float32[Array, ""]  # confidence to stop at
-    delta_slack: Float32[Array, ""]  # loss of confidence that is tolerated when stopping
-    burst: Int32[Array, ""]  # intervals a round for branches that agree with the pool
+    delta_slack: Float32[Array, ""]  # loss of confidence tolerated when stopping
+    burst: Int32[Array, ""]  # intervals per round for branches that agree with the pool
     widen: Int32[Array, ""]  # branches to open at a time
     trend_threshold: Float32[Array, ""]  # momentum above which no branch is opened
 
@@ -77,7 +77,7 @@ def init(params: Params, obs: Observation) -> Memory:
 def step(params: Params, memory: Memory, obs: Observation) -> tuple[Memory, Action]:
     """Ends one round of the method (confidence, stop, widen) and begins the next (abandon, deepen).
 
-    Newly opened branches must be seen before the next round begins, so a round that widens takes two steps.
+    Newly opened branches must be seen before the next round begins, so a widening round takes two steps.
     """
     start = obs.round == 0
     pool = pool_tally(obs)
@@ -110,14 +110,14 @@ def step(params: Params, memory: Memory, obs: Observation) -> tuple[Memory, Acti
     informed = once(beginning & (r >= params.warm_up) & (pool.first > 0))
     agrees = obs.answer == pool.winner
     against = jnp.where(informed & obs.active, jnp.where(agrees, 0, memory.against + 1), memory.against)
-    # Most opposed first, lower slots first among equals; two live branches stay.
+    # Most opposed first, lower slots first among equals; two live branches remain.
     priority = against * obs.width - jnp.arange(obs.width, dtype=jnp.int32)
     opposed = obs.active & (against >= params.patience)
     abandon = informed & spare_last(opposed, priority, obs.active, spare=2)
     deepen = jnp.where(obs.active & ~abandon & beginning, jnp.where(informed & agrees, params.burst, 1), 0)
 
     new = Memory(r, ~beginning, ema, history, against)
-    # While the pool is empty: the plurality of the newest answers. Only a budget can end an episode unasked.
+    # While the pool is empty: the plurality of the newest answers. Only a budget can end an episode without `stop`.
     may_end = stop | (obs.budget_left < UNLIMITED)
     newest = plurality(obs.answer, obs.active, when=may_end & (pool.first == 0))
     answer = jnp.where(pool.first > 0, pool.winner, newest.winner)

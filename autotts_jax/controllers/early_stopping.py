@@ -17,8 +17,8 @@ from autotts_jax.voting import pool_tally
 class Params(NamedTuple):
     """How many branches to sample, and how many at a time."""
 
-    max_samples: Int32[Array, ""]  # n
-    window: Int32[Array, ""]  # w
+    max_samples: Int32[Array, ""]  # n, branches to sample at most
+    window: Int32[Array, ""]  # w, branches per round
 
 
 #: n = 64^β, w = 8.
@@ -31,18 +31,17 @@ SCHEDULE = Schedule(
 
 
 def init(params: Params, obs: Observation) -> tuple[()]:
-    """Nothing to remember."""
+    """An empty memory."""
     return ()
 
 
 def step(params: Params, memory: tuple[()], obs: Observation) -> tuple[tuple[()], Action]:
-    """Reads a window of w branches a round, ⌊n/w⌋ of them, n being at most the pool; a window
-    wider than n counts as one of n."""
+    """Reads a window of w branches per round, ⌊n/w⌋ windows; n is at most the question's branches, w at most n."""
     samples = jnp.minimum(params.max_samples, obs.opened + obs.unopened)
     window = jnp.minimum(params.window, samples)
     newest = obs.finished & (jnp.arange(obs.width, dtype=jnp.int32) >= obs.opened - window)
     highest = jnp.max(jnp.where(newest, obs.answer, NO_ANSWER))
-    # A budget may have cut the window short: then the newest slots are not one window.
+    # If a budget has cut a window short, the newest slots are not one window.
     whole = obs.opened == obs.round * window
     unanimous = whole & (jnp.sum(newest & (obs.answer == highest), dtype=jnp.int32) == window)
     following = fresh_slots(obs, window)

@@ -15,21 +15,21 @@ from autotts_jax.voting import plurality
 
 
 class Params(NamedTuple):
-    """How many chains, and when they are pruned and stopped; counts of rounds unless said otherwise."""
+    """How many chains, and when they are pruned and stopped; in rounds unless noted."""
 
-    chains: Int32[Array, ""]  # C
-    stable: Int32[Array, ""]  # T, rounds that the vote must have kept to stop
+    chains: Int32[Array, ""]  # C, branches side by side
+    stable: Int32[Array, ""]  # T, rounds that the vote must hold to stop
     patience: Int32[Array, ""]  # rounds off track after which a chain is pruned
     warm_up: Int32[Array, ""]  # rounds before any chain is pruned
     max_rounds: Int32[Array, ""]
 
 
 class Memory(NamedTuple):
-    """How long each chain has been off track, and the vote has kept its winner."""
+    """How long each chain has been off track, and how long the vote has held its winner."""
 
     off_track: Int32[Array, " B"]  # consecutive rounds against the vote
     winner: Int32[Array, ""]  # of the previous round
-    stable: Int32[Array, ""]  # rounds that the winner has kept
+    stable: Int32[Array, ""]  # rounds that it has held
 
 
 #: C = 64^β; the rest as in the paper's main setting.
@@ -65,7 +65,7 @@ def step(params: Params, memory: Memory, obs: Observation) -> tuple[Memory, Acti
     judging = (r >= params.warm_up) & (jnp.sum(voters, dtype=jnp.int32) > 1)
     astray = jnp.where(obs.answer == winner, 0, memory.off_track + 1)
     off_track = jnp.where(judging & obs.active, astray, memory.off_track)
-    # The vote of those left has the same winner: its own voters are on track, and the others only lose votes.
+    # Pruning keeps the winner: its own voters are on track, and the other answers only lose votes.
     prune = judging & obs.active & (off_track >= params.patience)
 
     stable = jnp.where((r > 0) & (winner == memory.winner), memory.stable + 1, 0)

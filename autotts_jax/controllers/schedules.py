@@ -1,10 +1,10 @@
-"""Schedules as data: each parameter goes from its value at β = 0 to its value at β = 1, and never turns.
+"""Schedules as data: each parameter goes monotonically from its value at β = 0 to that at β = 1.
 
     SCHEDULE = Schedule(Params(chains=whole(1, 64, log=True), threshold=real(0.85, 0.97, least=0.5, greatest=1)))
 
-`SCHEDULE(beta)` are the parameters at β. The *ends*, all values at β = 0 and then at β = 1 as one flat vector in
+`SCHEDULE(beta)` gives the parameters at β. The *ends*, all values at β = 0 and then at β = 1 as one flat vector in
 [0, 1], are what a numeric search moves: ``SCHEDULE.at(beta, ends)`` is a pure function of both, and
-``SCHEDULE.moved(ends)`` the schedule that was found.
+``SCHEDULE.moved(ends)`` is the schedule it found.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ Values: TypeAlias = Any
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One parameter along β; `whole` and `real` make one.
+    """One parameter along β, made by `whole` or `real`.
 
     Attributes:
       start: Value at β = 0: a number, or nested tuples of numbers for an array.
       stop: Value at β = 1, of the same shape.
-      least: The least sensible value, for every element.
+      least: The least sensible value of any element.
       greatest: The greatest sensible value.
-      integer: Whether it is an int32, rounded half to even; else a float32.
+      integer: Whether it is an int32, rounded half to even, instead of a float32.
       log: Whether it is linear in β on a log scale.
-      decimals: Rounds a real value to so many decimals; None does not.
+      decimals: Decimals that a real value is rounded to; None for no rounding.
     """
 
     start: Values
@@ -52,7 +52,7 @@ class Line:
     decimals: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuses lines that leave their bounds."""
+        """Rejects ends of different shapes or outside the bounds."""
         start, stop = np.asarray(self.start, np.float64), np.asarray(self.stop, np.float64)
         if start.shape != stop.shape:
             raise InputError(f"schedule: {list(start.shape)} values at β = 0, {list(stop.shape)} at β = 1. Give both.")
@@ -72,7 +72,7 @@ class Line:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the parameter."""
+        """Shape of the parameter; () for a scalar."""
         return np.shape(self.start)
 
     def value(self, beta: Float32[Array, ""]) -> Array:
@@ -85,19 +85,19 @@ class Line:
         return self._unscaled(value)
 
     def value_between(self, beta: Float32[Array, ""], start: Array, stop: Array) -> Array:
-        """The parameter at β on the line between two ends, given as shares of the way from least to greatest."""
+        """The parameter at β on the line between two ends, given as fractions of the way from least to greatest."""
         low, high = (float(self._scaled(np.float64(bound))) for bound in (self.least, self.greatest))
         share = jnp.clip(start, 0, 1) + (jnp.clip(stop, 0, 1) - jnp.clip(start, 0, 1)) * beta
         return self._unscaled(low + (high - low) * share)
 
     def shares(self) -> np.ndarray:
-        """``[2, …]`` both ends as shares of the way from least to greatest, on the line's own scale."""
+        """``[2, …]`` both ends as fractions of the way from least to greatest, on the line's own scale."""
         low, high = (float(self._scaled(np.float64(bound))) for bound in (self.least, self.greatest))
         ends = self._scaled(np.asarray([self.start, self.stop], np.float64))
         return np.zeros_like(ends) if low == high else (ends - low) / (high - low)
 
     def moved(self, start: np.ndarray, stop: np.ndarray) -> Line:
-        """The line between two other ends, given as shares."""
+        """The line between two other ends, given as fractions."""
 
         def end(share: np.ndarray) -> Values:
             value = plain(self.value_between(jnp.float32(0), jnp.asarray(share), jnp.asarray(share)))
@@ -114,7 +114,7 @@ class Line:
         if self.integer:
             value = jnp.round(value)
         elif self.decimals is not None:
-            # XLA turns a division by a constant into a product that may miss the nearest number, so it is no constant.
+            # XLA turns division by a constant into a product, which may round differently, so it is no constant.
             value = jnp.round(value * 10**self.decimals) / (10**self.decimals + 0 * value)
         return jnp.clip(value, self.least, self.greatest).astype(jnp.int32 if self.integer else jnp.float32)
 
@@ -122,7 +122,7 @@ class Line:
 def whole(
     start: Values, stop: Values, *, least: float | None = None, greatest: float | None = None, log: bool = False
 ) -> Any:
-    """A `Line` of whole numbers (int32); bounds default to the two values."""
+    """A `Line` of integers (int32); bounds default to the two values."""
     return _line(start, stop, least, greatest, integer=True, log=log)
 
 
@@ -150,7 +150,7 @@ def _line(start: Values, stop: Values, least: float | None, greatest: float | No
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """A schedule as data: a pytree of lines, best a NamedTuple whose fields name the parameters.
+    """A schedule as data: a pytree of lines, preferably a NamedTuple whose fields name the parameters.
 
     Attributes:
       lines: A `Line` for each parameter.
@@ -159,7 +159,7 @@ class Schedule:
     lines: PyTree
 
     def __post_init__(self) -> None:
-        """Refuses what is not a line."""
+        """Rejects leaves that are not lines."""
         for name, line in named_leaves(self.lines, is_leaf=_is_line).items():
             if not isinstance(line, Line):
                 raise InputError(f"schedule: {name} is {line!r}. Write whole(start, stop) or real(start, stop).")
@@ -175,7 +175,7 @@ class Schedule:
 
     @property
     def ends(self) -> Float32[np.ndarray, " E"]:
-        """Every number at β = 0 and then at β = 1, as shares of the way from least to greatest."""
+        """Every number at β = 0 and then at β = 1, as fractions of the way from least to greatest."""
         shares = [line.shares().reshape(2, -1) for line in self._leaves]
         return np.concatenate(shares, axis=1).reshape(-1).astype(np.float32)
 
@@ -215,7 +215,7 @@ def named_leaves(tree: PyTree, is_leaf: Any = None) -> dict[str, Any]:
 
 
 def plain(values: ArrayLike) -> Any:
-    """An array as a number or nested lists of numbers, as short as a reader would write them."""
+    """An array as a number or nested lists of numbers, as short as a person would write them."""
     array = np.asarray(values)
     if np.issubdtype(array.dtype, np.integer):
         return array.tolist()
@@ -228,7 +228,7 @@ def _is_line(leaf: Any) -> bool:
 
 
 def _as_tuples(values: Any) -> Values:
-    """Numbers in nested tuples, which can be hashed."""
+    """Numbers in nested tuples, which are hashable."""
     if isinstance(values, np.ndarray | jax.Array):
         values = np.asarray(values).tolist()
     return tuple(map(_as_tuples, values)) if isinstance(values, list | tuple) else values

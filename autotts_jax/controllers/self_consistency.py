@@ -1,4 +1,4 @@
-"""Self-consistency: read n branches, answer their plurality. Wang et al. 2023, arXiv 2203.11171."""
+"""Self-consistency: read n branches, answer by plurality vote. Wang et al. 2023, arXiv 2203.11171."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from autotts_jax.voting import pool_tally
 class Params(NamedTuple):
     """How many branches to sample."""
 
-    samples: Int32[Array, ""]  # n
+    samples: Int32[Array, ""]  # n, branches to sample
 
 
 #: n = 64^β.
@@ -25,7 +25,7 @@ SCHEDULE = Schedule(Params(samples=whole(1, 64, greatest=256, log=True)))
 
 
 def init(params: Params, obs: Observation) -> tuple[()]:
-    """Nothing to remember."""
+    """An empty memory."""
     return ()
 
 

@@ -1,8 +1,8 @@
 """Packs trajectories into padded device arrays.
 
 `ReplayStore` is what the evaluator reads: arrays only. A `Dataset` is a store with the strings behind its ids,
-which stay on the host. `pack` makes one from `Trajectories`, `concatenate` joins several, `save` and `load` keep
-one on disk with Orbax.
+which stay on the host. `pack` makes one from `Trajectories`, `concatenate` joins several, `save` and `load` keep it
+on disk with Orbax.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ AnyArray: TypeAlias = Array | np.ndarray
 class ReplayStore:
     """Recorded branches of Q questions, padded to N branches and D intervals; a pytree of arrays.
 
-    Answer ids are per question and shuffled, so that an id tells neither right from wrong nor rare from frequent.
-    A field's ``pad`` is what lies beyond a question's branches, a branch's intervals, or the last question. A store
-    without an optional field, joined with stores that have it, is filled up with that field's ``pad``; features must
-    be the same in all of them.
+    Answer ids are per question and shuffled, so that an id says nothing about correctness or frequency.
+    A field's ``pad`` fills the space beyond a question's branches, a branch's intervals, or the last question. When
+    stores are joined, those without an optional field are filled up with its ``pad``; features must be the same in
+    all of them.
 
     Attributes:
       answers: ``[Q, N, D]`` id of the answer that interval d + 1 reveals, the final one last; −1 beyond the end.
@@ -55,10 +55,10 @@ class ReplayStore:
       delta: ``[Q, N]`` Δ, tokens per interval.
       gold: ``[Q]`` id of the gold answer; −1 if no branch ever gives it.
       unparsable: ``[Q, A]`` whether an id stands for an answer that could not be parsed.
-      features: ``[Q, N, D, F]`` recorded with each interval and revealed with its probe, for instance confidences;
-        None if there are none.
-      model: ``[Q, N]`` which of several models the branch is of; None if there is one.
-      price: ``[Q, N]`` price per token, in a unit in which a branch's price is a whole number of units up to 2²²
+      features: ``[Q, N, D, F]`` recorded with each interval and revealed with its probe, such as confidences; None if
+        there are none.
+      model: ``[Q, N]`` which of several models the branch comes from; None if there is only one.
+      price: ``[Q, N]`` price per token, in a unit that makes each branch's price a whole number up to 2²²
         (`CostModel.PRICED` rounds per branch); None if all are 1.
       feature_names: The names of the F features.
     """
@@ -75,19 +75,19 @@ class ReplayStore:
     feature_names: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
 
     def arrays(self) -> dict[str, AnyArray]:
-        """The arrays that are there, by field."""
+        """The arrays that are not None, by field."""
         fields = {field.name: getattr(self, field.name) for field in _FIELDS}
         return {name: array for name, array in fields.items() if array is not None}
 
     @property
     def branch_mask(self) -> Bool[AnyArray, "Q N"]:
-        """Where there is a branch."""
+        """Whether an entry is a branch, not padding."""
         mask: AnyArray = self.intervals > 0
         return mask
 
     @property
     def question_mask(self) -> Bool[AnyArray, " Q"]:
-        """Where there is a question."""
+        """Whether an entry is a question, not padding."""
         mask: Any = self.branch_mask.any(axis=-1)
         return mask
 
@@ -104,14 +104,14 @@ _PADS = {field.name: field.metadata["pad"] for field in _FIELDS}
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A store with what the host remembers of it.
+    """A store with its strings, which stay on the host.
 
     Attributes:
       store: The arrays, in NumPy; `jax.device_put` moves them.
       parts: Name and number of questions of each part (one model on one benchmark), in order.
-      texts: The questions.
+      texts: The texts of the questions.
       golds: Their gold answers.
-      choices: Per question the answer strings by id.
+      choices: Per question, the answer strings by id.
     """
 
     store: ReplayStore
@@ -134,10 +134,10 @@ def pack(trajectories: Trajectories, *, seed: int = 0) -> Dataset:
 
     Args:
       trajectories: Questions may differ in Δ and in their number of branches, branches in their depth.
-      seed: Of the shuffle that gives the answers their ids.
+      seed: Seed of the shuffle that gives answers their ids.
 
     Raises:
-      InputError: if a branch is so long that sums over an episode would leave int32.
+      InputError: if a branch is so long that sums over an episode would overflow int32.
     """
     questions = trajectories.questions
     Q, N = len(questions), max(len(q.intervals) for q in questions)
@@ -176,7 +176,11 @@ def pack(trajectories: Trajectories, *, seed: int = 0) -> Dataset:
 
 
 def concatenate(datasets: Sequence[Dataset]) -> Dataset:
-    """Joins datasets along the questions, padded to the largest; the parts keep their names."""
+    """Joins datasets along the questions, padded to the largest; the parts keep their names.
+
+    Raises:
+      InputError: if their features differ.
+    """
     stores = [dataset.store for dataset in datasets]
     questions = sum(len(store.gold) for store in stores)
     return Dataset(
@@ -192,12 +196,12 @@ Shape: TypeAlias = dict[str, tuple[int, ...]]
 
 
 def joint_shape(stores: Sequence[ReplayStore], *, bucketed: bool = False) -> Shape:
-    """The least shapes, without Q, that hold a question of any of the stores; by array.
+    """Per array, the smallest shape, without Q, that holds a question of any of the stores.
 
     Args:
       stores: The stores.
-      bucketed: Whether sizes are rounded up by up to an eighth, so that similar stores have the same shapes and
-        are replayed by the same compiled program.
+      bucketed: Whether to round sizes up, by at most an eighth, so that similar stores share shapes and a compiled
+        program.
 
     Raises:
       InputError: if some stores have features that others lack.
@@ -224,13 +228,13 @@ def bucket(size: int) -> int:
 
 
 def part(stores: Sequence[ReplayStore], start: int, stop: int, shape: Shape) -> ReplayStore:
-    """Questions start … stop − 1 of stores in a row, copied and padded; beyond the last one there is padding.
+    """Questions start … stop − 1 of consecutive stores, copied and padded; beyond the last one, only padding.
 
     Args:
       stores: The stores, in host memory.
-      start: Number of the first question, counted through the stores.
-      stop: Number after the last.
-      shape: As `joint_shape` gives it.
+      start: The first question, numbered across the stores.
+      stop: One past the last question.
+      shape: From `joint_shape`.
     """
     arrays: dict[str, np.ndarray] = {}
     for name, tail in shape.items():
@@ -259,9 +263,12 @@ def save(dataset: Dataset, path: str | os.PathLike[str], *, force: bool = False)
     Args:
       dataset: What to write.
       path: The directory; it must not exist unless `force`.
-      force: Replace what is there.
+      force: Whether to replace an existing one.
+
+    Raises:
+      ValueError: if the directory exists and `force` is not set.
     """
-    import orbax.checkpoint as ocp  # it takes a second to import
+    import orbax.checkpoint as ocp  # takes a second to import
 
     strings = {key: getattr(dataset, key) for key in ("parts", "texts", "golds", "choices")}
     strings["feature_names"] = dataset.store.feature_names
@@ -279,10 +286,10 @@ def save(dataset: Dataset, path: str | os.PathLike[str], *, force: bool = False)
 
 
 def load(path: str | os.PathLike[str]) -> Dataset:
-    """Reads what `save` wrote and checks that arrays and metadata belong together.
+    """Reads what `save` wrote and checks that arrays and metadata match.
 
     Raises:
-      InputError: if the directory is no such checkpoint or its parts disagree.
+      InputError: if the directory is no such checkpoint, or arrays and metadata disagree.
     """
     import orbax.checkpoint as ocp
 
@@ -303,11 +310,11 @@ def load(path: str | os.PathLike[str]) -> Dataset:
     for name, found in metadata["layout"].items():
         if layout.get(name) != found:
             raise InputError(
-                f"{path}: array {name} is {layout.get(name)}, the metadata say {found}. Pack the trajectories again."
+                f"{path}: array {name} is {layout.get(name)}, the metadata says {found}. Pack the trajectories again."
             )
     if questions != {len(arrays["gold"])}:
         raise InputError(
-            f"{path}: the metadata name {sorted(questions)} questions, the arrays hold {len(arrays['gold'])}. "
+            f"{path}: the metadata names {sorted(questions)} questions, the arrays hold {len(arrays['gold'])}. "
             "Pack the trajectories again."
         )
     return Dataset(
@@ -320,7 +327,7 @@ def load(path: str | os.PathLike[str]) -> Dataset:
 
 
 def open_datasets(path: str | os.PathLike[str]) -> list[Dataset]:
-    """What a path holds: a trajectory file, a store that `save` wrote, or a directory of files, read in order of name.
+    """Opens a trajectory file, a store that `save` wrote, or a directory of files, read in order of name.
 
     Raises:
       InputError: naming file, field, value and remedy.

@@ -1,4 +1,4 @@
-"""Episodes to outcomes: `evaluate`, the fast driver, and `record`, which keeps every round."""
+"""From episodes to outcomes: `evaluate`, the fast driver, and `record`, which keeps every round."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from autotts_jax.replay import ReplayStore
 
 __all__ = ["COMPILER_OPTIONS", "LANES", "Outcome", "Record", "evaluate", "evaluate_and_count", "play_round", "record"]
 
-#: Episodes that run side by side, by platform: on a CPU enough to fill the vector units and few enough to stay in
-#: the cache of a core, elsewhere (None) many thousands.
+#: Lanes, the episodes run side by side, by platform: on a CPU, enough to fill the vector units and few enough to stay
+#: in a core's cache; elsewhere (None), many thousands.
 LANES = {"cpu": 256, None: 8192}
 
-#: Rounds between two looks at which episodes have ended, by platform: elsewhere than on a CPU a look costs a wait.
+#: Rounds between checks for ended episodes, by platform: anywhere but on a CPU, a check costs a wait.
 ROUNDS = {"cpu": 1, None: 4}
 
-#: One lane in so many must be free before the free ones are given new episodes.
+#: Free lanes take new episodes once one lane in this many is free.
 _REFILL = 16
 
-#: Options for `jax.jit` around `evaluate` that make it a third faster on a CPU and do nothing elsewhere: the arrays of
-#: a round are too small to be split among threads, episodes fill the widest vectors there are, and a reduction over
-#: more than 32 slots is vectorised only if it is not split into a tree.
+#: Options for `jax.jit` around `evaluate` that make it a third faster on a CPU and do nothing elsewhere: a round's
+#: arrays are too small to split among threads, episodes fill the widest vectors available, and a reduction over more
+#: than 32 slots is vectorized only if it is not split into a tree.
 COMPILER_OPTIONS = {
     "xla_cpu_prefer_vector_width": 512,
     "xla_disable_hlo_passes": "cpu-parallel-task-assigner,tree_reduction_rewriter",
@@ -45,22 +45,22 @@ COMPILER_OPTIONS = {
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How episodes ended and what they cost; `evaluate` gives each field the shape ``[P, Q, S]``.
+    """How episodes ended and what they cost; `evaluate` returns every field as ``[P, Q, S]``.
 
     Attributes:
       correct: Whether the answer is the gold answer.
-      passed: Whether some branch that was read to its end gave the gold answer: pass@n, an upper bound.
-      answer: Id of the answer, NO_ANSWER if there was none.
+      passed: Whether any branch read to its end gave the gold answer: pass@n, an upper bound.
+      answer: Id of the answer; NO_ANSWER if there was none.
       tokens: Tokens spent, by the cost model's accounting.
       sequential_tokens: Tokens on the critical path, see `environment.sequential_tokens`.
-      cost: In the cost model's unit, probes included.
-      intervals: Σ ℓᵢ.
-      probes: |Ω|, the probes paid for; the answers of finished branches are no probes.
+      cost: Total cost in the cost model's unit, probes included.
+      intervals: Σ ℓᵢ, intervals generated.
+      probes: |Ω|, the probes paid for; finished branches' answers need none.
       rounds: Calls of the controller.
       opened: Branches opened.
       pruned: Branches pruned.
-      refused: Atomic actions that were not admissible and were masked.
-      stop_reason: `StopReason`.
+      refused: Inadmissible atomic actions, which were masked.
+      stop_reason: Why the episode ended, a `StopReason`.
     """
 
     correct: Bool[Array, "P Q S"]
@@ -79,20 +79,20 @@ class Outcome:
 
     @property
     def idle(self) -> Bool[Array, "*E"]:
-        """Whether the episode ended by a round that changed nothing."""
+        """Whether the episode ended with a round that changed nothing."""
         return self.stop_reason == StopReason.IDLE
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
-    """What happened in each round of an episode; every array has the rounds as its leading axis T.
+    """What happened in each round of an episode; every array has a leading axis T, the rounds.
 
-    Rows after the episode's end repeat its last state; ``state.round`` tells them.
+    Entries after the episode's end repeat its last state, ``state.round`` included.
 
     Attributes:
-      action: What the controller asked for.
-      memory: What it remembered after that.
+      action: What the controller requested.
+      memory: Its memory after the round.
       state: The state after the round.
     """
 
@@ -104,9 +104,9 @@ class Record:
 def record(
     controller: Controller, world: World, episode: Episode, params: PyTree, rounds: int
 ) -> tuple[Outcome, Record]:
-    """Replays one episode under one parameter vector for a number of rounds (static), and keeps them all.
+    """Replays one episode with one parameter vector for a number of rounds (static), and keeps them all.
 
-    Fields of the outcome are scalars; the episode has ended if its stop reason says so.
+    Fields of the outcome are scalars; the episode has ended unless its stop reason is RUNNING.
     """
     world, episode, params = jax.tree.map(jnp.asarray, (world, episode, params))
 
@@ -120,7 +120,7 @@ def record(
 
 
 def begin(controller: Controller, world: World, episode: Episode, params: PyTree) -> tuple[State, PyTree]:
-    """An episode's first state, and the controller's first memory."""
+    """An episode's initial state, and the controller's initial memory."""
     state = environment.init(world, episode)
     return state, controller.init(params, environment.observe(world, episode, state))
 
@@ -128,7 +128,7 @@ def begin(controller: Controller, world: World, episode: Episode, params: PyTree
 def play_round(
     controller: Controller, world: World, episode: Episode, params: PyTree, state: State, memory: PyTree
 ) -> tuple[State, PyTree, Action]:
-    """One round of one episode: what both drivers are made of."""
+    """One round of one episode, as in both drivers."""
     obs = environment.observe(world, episode, state)
     memory, action = controller.step(params, memory, obs)
     return environment.step(world, episode, state, action), memory, action
@@ -169,26 +169,25 @@ def evaluate(
     """Replays every parameter vector on every question under every branch order.
 
     A pure function of arrays: it can be jitted (with `controller` static), vmapped, scanned over and embedded.
-    Nothing about the arrays' values is compiled in, so another β grid of the same size, or another store of the
-    same shape, runs the same program. Parameter vectors that come by `jax.vmap` are replayed as if they lay along
-    P; a vmap over anything else replays one grid after the other.
+    No array values are compiled in, so another β grid of the same size, or another store of the same shape, runs the
+    same program. Parameter vectors batched by `jax.vmap` are replayed as if they lay along P; a vmap over anything
+    else replays the grids one after the other.
 
     Args:
       controller: What to replay.
       store: The recorded branches, of Q questions.
-      params: As `controller.schedule` makes them, with a leading axis P on every leaf:
-        ``jax.vmap(controller.schedule)(betas)``.
+      params: Parameter vectors, with a leading axis P on every leaf: ``jax.vmap(controller.schedule)(betas)``.
       orders: ``[Q, S, B]`` the branch that each slot holds, −1 for none: from `orders.published_orders` or its
         siblings.
-      rules: What actions cost; the published tables' accounting without a budget if left out.
-      devices: Share the episodes out to these, each of which replays its part without waiting for the others.
-        The outcomes are the same on any number. Left out: one device, wherever the arrays are.
-      lanes: Episodes that run side by side on a device; see `LANES` for what is taken if left out.
-      rounds: Rounds between two looks at which of them have ended; see `ROUNDS` for what is taken if left out.
+      rules: What actions cost; defaults to the published tables' accounting, without a budget.
+      devices: Devices to split the episodes among; none waits for another, and the outcomes do not depend on their
+        number. Defaults to one device, wherever the arrays are.
+      lanes: Episodes run side by side per device; defaults to `LANES`.
+      rounds: Rounds between checks for ended episodes; defaults to `ROUNDS`.
 
     Returns:
       The outcomes, every field ``[P, Q, S]``. Padded questions have no branch: they read nothing, answer
-      NO_ANSWER and are never right; leave them out of means with ``store.question_mask``.
+      NO_ANSWER and are never right; exclude them from means with ``store.question_mask``.
 
     Raises:
       InputError: if the shapes do not fit, `params` has no leading axis, or the store holds more answers than an
@@ -208,7 +207,7 @@ def evaluate_and_count(
     lanes: int | None = None,
     rounds: int | None = None,
 ) -> tuple[Outcome, Int32[Array, ""]]:
-    """What `evaluate` returns, and how many rounds the lanes ran for, all devices' lanes added up.
+    """What `evaluate` returns, and the number of rounds executed, summed over all lanes of all devices.
 
     The share of them in which an episode was running, ``outcome.rounds.sum() / ran``, is the lanes' occupancy.
     """
@@ -217,7 +216,7 @@ def evaluate_and_count(
     _check_shapes(store, params, orders)
     if store.answers.size >= 2**31:
         raise InputError(
-            f"store: {store.answers.size} answers, more than an int32 can number. Replay it in parts of fewer "
+            f"store: {store.answers.size} answers, more than an int32 can index. Replay it in chunks of fewer "
             "questions, as `sweep` does."
         )
     platform = jax.default_backend() if devices is None else devices[0].platform
@@ -232,7 +231,7 @@ def _check_shapes(store: ReplayStore, params: PyTree, orders: Int[Array, ...]) -
     if orders.ndim != 3 or orders.shape[0] != Q or not 1 <= orders.shape[2] <= MAX_WIDTH:
         raise InputError(
             f"orders: shape {orders.shape}; it must be [Q, S, B], for this store [{Q}, S, 1 to {MAX_WIDTH}]. "
-            "Draw them from it, as `published_orders` does."
+            "Draw them from it with `published_orders`."
         )
     shapes = {name: leaf.shape for name, leaf in named_leaves(params).items()}
     P = next((shape[0] for shape in shapes.values() if shape), None)
@@ -257,7 +256,7 @@ def _joining_vmapped_params(run: Callable[..., PyTree]) -> Callable[..., PyTree]
         leaves, tree = jax.tree.flatten(args)
         mapped = jax.tree.leaves(batched)
         if any(jax.tree.leaves([batched[0], *batched[2:]])):
-            # Other stores, orders or rules: one grid after the other, each with all the lanes.
+            # Several stores, orders or rules: one grid after the other, each with all the lanes.
             def one(index: Array) -> PyTree:
                 picked = [leaf[index] if m else leaf for leaf, m in zip(leaves, mapped, strict=True)]
                 return joining(*jax.tree.unflatten(tree, picked))
@@ -271,7 +270,7 @@ def _joining_vmapped_params(run: Callable[..., PyTree]) -> Callable[..., PyTree]
             joined = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), params)
             outcome, ran = joining(store, joined, orders, rules)
             outcome = jax.tree.map(lambda leaf: leaf.reshape(size, -1, *leaf.shape[1:]), outcome)
-            # All of them ran in the same lanes; the first stands for all.
+            # They shared the lanes, so the rounds are counted once, for the first.
             ran = jnp.zeros(size, jnp.int32).at[0].set(ran)
         return (outcome, ran), jax.tree.map(lambda _: True, (outcome, ran))
 
@@ -286,9 +285,9 @@ def _share_out(
     orders: Int[Array, "Q S B"],
     rules: Rules,
 ) -> tuple[Outcome, Int32[Array, ""]]:
-    """Deals the (question, order) pairs out to the devices and puts the outcomes in their places."""
+    """Distributes the (question, order) pairs over the devices and puts the outcomes in their places."""
     Q, S, B = orders.shape
-    # A device gets every n-th pair. Padding has no branch to open.
+    # Each of n devices gets every n-th pair. Padding has no branch to open.
     count = 1 if devices is None else len(devices)
     padding = -(Q * S) % count
     questions = jnp.pad(jnp.repeat(jnp.arange(Q, dtype=jnp.int32), S), (0, padding))
@@ -317,7 +316,7 @@ def _share_out(
 
 
 class _Lane(NamedTuple):
-    """A place in which one episode after the other is replayed."""
+    """A lane, in which one episode after the other is replayed."""
 
     number: Int32[Array, ""]  # of the episode, see `_replay`
     episode: Episode
@@ -327,7 +326,7 @@ class _Lane(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """Where a device's replay stands."""
+    """The progress of a device's replay."""
 
     lanes: _Lane  # every leaf [L, …]
     queue: Int32[Array, ""]  # the next episode's number
@@ -345,11 +344,11 @@ def _replay(
     questions: Int32[Array, " M"],
     orders: Int[Array, "M B"],
 ) -> tuple[Int32[Array, "P M F"], Int32[Array, ""]]:
-    """The outcomes' fields of P parameter vectors on M (question, order) pairs, on one device; rounds · lanes run.
+    """Outcome fields of P parameter vectors on M (question, order) pairs, on one device; rounds × lanes executed.
 
-    Episodes differ in length many times over, so no lane waits for another: as soon as enough of the `width` lanes
-    have come to an end, those outcomes are written to their places, and these lanes take the next episodes from the
-    queue. It begins with the last parameter vectors, which on a β grid are those of the longest episodes.
+    Episode lengths differ many times over, so no lane waits for another: once enough of the `width` lanes have ended,
+    their outcomes are written to their places, and these lanes take the next episodes from the queue. It begins with
+    the last parameter vectors, which on a β grid have the longest episodes.
     """
     world = World.of(store, rules, probe_everything=controller.probe_everything)
     P, M = len(jax.tree.leaves(params)[0]), len(questions)
@@ -360,7 +359,7 @@ def _replay(
 
     @jax.jit
     def begin_lane(number: Int32[Array, ""]) -> _Lane:
-        """A lane at the start of an episode; one past the last episode has ended already."""
+        """A lane at the start of an episode; a number past the last episode gives a lane that has ended."""
         row = _pick(params, P - 1 - jnp.minimum(jax.lax.div(number, np.int32(M)), P - 1))
         episode = _pick(pairs, jax.lax.rem(number, np.int32(M)))
         state, memory = begin(controller, world, episode, row)
@@ -387,7 +386,7 @@ def _replay(
         run = jax.lax.while_loop(lambda run: jnp.sum(ended(run.lanes), dtype=jnp.int32) < enough, play, run)
         lanes, queue, results, ran = run
         free = _first(ended(lanes) & ((lanes.number < episodes) | (queue < episodes)), batch)
-        # What lies beyond the end is dropped: the fill of `free` where fewer are free, and of the results.
+        # Writes out of bounds are dropped: the padding of `free` where fewer are free, and that of the results.
         there = jnp.minimum(free, width - 1)
         rows = jax.vmap(finish)(_pick(lanes, there))
         number = jnp.where(free < width, _pick(lanes.number, there), episodes)
@@ -396,7 +395,7 @@ def _replay(
         lanes = jax.tree.map(lambda leaf, new: _put(leaf, free, new), lanes, fresh)
         return _Run(lanes, queue + jnp.sum(free < width, dtype=jnp.int32), results, ran)
 
-    # All lanes begin as ended, and are filled like those that end later: one program for both.
+    # All lanes start as ended and are filled like those that end later: one program for both.
     past_the_end = jnp.asarray(episodes, jnp.int32)
     lane = jax.eval_shape(begin_lane, past_the_end)
     lanes = jax.tree.map(lambda leaf: jnp.zeros((width, *leaf.shape), leaf.dtype), lane)
@@ -415,16 +414,16 @@ def _replay(
 
 
 def _pick(tree: PyTree, index: Int32[Array, "*I"]) -> PyTree:
-    """Rows of every leaf, at places that are known to be inside: smaller programs than with the general rules."""
+    """Every leaf at indices known to be in bounds: smaller programs than with general indexing."""
     return jax.tree.map(lambda leaf: leaf.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False), tree)
 
 
 def _put(array: Array, index: Int32[Array, " M"], rows: Array) -> Array:
-    """Puts rows at places; those beyond the end are dropped."""
+    """Writes values at indices; those out of bounds are dropped."""
     return array.at[index].set(rows, mode="drop", wrap_negative_indices=False)
 
 
 def _first(mask: Bool[Array, " L"], size: int) -> Int32[Array, " M"]:
-    """Places of the first `size` that hold, filled up with L; top_k compiles to far less than jnp.nonzero."""
+    """Indices of the first `size` that are true, padded with L; top_k compiles to far less than jnp.nonzero."""
     places = jnp.arange(len(mask), dtype=jnp.float32)
     return (-jax.lax.top_k(-jnp.where(mask, places, jnp.float32(len(mask))), size)[0]).astype(jnp.int32)

@@ -1,7 +1,7 @@
-"""Recorded rollouts to what people read: the events of single episodes.
+"""Traces: single episodes for people to read.
 
-`record_episodes` reruns chosen episodes and keeps every round; `decode` turns one of them into a `Trace`, typed
-events in the atomic actions of AutoTTS (arXiv 2605.08083, section 3.1); `write` puts traces into a file.
+`record_episodes` replays chosen episodes and keeps every round; `decode` turns one of them into a `Trace` of typed
+events, the atomic actions of AutoTTS (arXiv 2605.08083, section 3.1); `write` saves traces to a file.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = [
     "write",
 ]
 
-# Most episodes end sooner; longer ones are recorded again with twice as many.
+# Most episodes end sooner; longer ones are recorded again with twice as many rounds.
 _ROUNDS = 128
 
 
@@ -64,14 +64,14 @@ def record_episodes(
     where: Sequence[tuple[int, int]],
     rules: Rules | None = None,
 ) -> Recording:
-    """Reruns single episodes and keeps every round; the outcomes are `evaluate`'s.
+    """Replays single episodes and keeps every round; the outcomes equal `evaluate`'s.
 
     Args:
       dataset: What to replay.
       row: A controller with its parameters.
-      orders: The branch orders.
+      orders: ``[Q, S, B]`` the branch orders.
       where: Question and shuffle of each episode.
-      rules: What actions cost; the published accounting if left out.
+      rules: What actions cost; defaults to the published tables' accounting.
     """
     places = np.asarray(where, np.int32)
     arrays = jax.tree.map(jnp.asarray, (dataset.store, row.params, orders, rules or Rules(), places))
@@ -80,7 +80,7 @@ def record_episodes(
 
 
 def until_all_ended(rerun: Callable[[int], Any]) -> Any:
-    """What `rerun` gives, on the host, for so many rounds that all its episodes end."""
+    """What `rerun` returns, on the host, given enough rounds for all its episodes to end."""
     rounds = _ROUNDS
     while True:
         found = jax.device_get(rerun(rounds))
@@ -117,15 +117,15 @@ def _record(
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """One atomic action that was admitted.
+    """One admitted atomic action.
 
     Attributes:
       kind: As in the paper.
-      slot: The slot that it is about; None for ANSWER.
+      slot: The slot it acts on; None for ANSWER.
       branch: The recorded branch in that slot.
-      depth: The slot's intervals after it.
-      answer: What PROBE revealed, or ANSWER gave. A branch that finishes reveals its answer without a probe: the
-        answer is then the BRANCH's or CONTINUE's.
+      depth: The slot's intervals after the action.
+      answer: What PROBE revealed or ANSWER gave. A branch that finishes reveals its answer without a probe: it is then
+        on the BRANCH or CONTINUE event.
     """
 
     kind: Literal["BRANCH", "CONTINUE", "PROBE", "PRUNE", "ANSWER"]
@@ -140,14 +140,14 @@ class Round:
     """One call of the controller.
 
     Attributes:
-      number: From 0.
+      number: Counted from 0.
       events: In the order in which the environment applies them.
-      tokens: Spent after it.
-      cost: Likewise, in the cost model's unit.
-      votes: Newest revealed answers of the branches that are open and not pruned, after it.
-      pool: Answers of the finished branches, after it.
+      tokens: Tokens spent so far.
+      cost: Cost so far, in the cost model's unit.
+      votes: Votes by answer: the newest revealed answers of branches that are open and not pruned.
+      pool: Votes by answer in the pool.
       answer: What the controller would have answered, had the episode ended with this round.
-      memory: What the controller remembered after it, by field; per slot up to the last open one.
+      memory: The controller's memory after the round, by field; per-slot arrays up to the last open slot.
     """
 
     number: int
@@ -162,16 +162,16 @@ class Round:
 
 @dataclasses.dataclass(frozen=True)
 class Trace:
-    """One episode.
+    """The story of one episode.
 
     Attributes:
       dataset: The name of the part that the question is from.
-      question: Its number in that part.
-      text: Its text.
-      gold: Its gold answer.
+      question: The question's number in that part.
+      text: The question's text.
+      gold: The question's gold answer.
       shuffle: Which branch order.
-      controller: Its name.
-      params: Its parameters.
+      controller: The controller's name.
+      params: The controller's parameters.
       rounds: What happened.
       outcome: `Outcome`'s fields; the answer as text, the stop reason by name.
     """
@@ -199,9 +199,9 @@ def decode(
     Args:
       dataset: What was replayed.
       row: The controller with its parameters.
-      orders: The orders that were replayed.
-      recording: What `record_episodes` kept.
-      index: The episode's place in the recording.
+      orders: ``[Q, S, B]`` the orders that were replayed.
+      recording: What `record_episodes` returned.
+      index: The episode's index in the recording.
     """
     question, shuffle = recording.where[index].tolist()
     outcome = jax.tree.map(lambda leaf: leaf[index], recording.outcome)
@@ -256,7 +256,7 @@ def trace(
     shuffle: int,
     rules: Rules | None = None,
 ) -> Trace:
-    """Reruns one episode and decodes it: `record_episodes` and `decode` in one."""
+    """Replays one episode and decodes it: `record_episodes` and `decode` in one."""
     return decode(dataset, row, orders, record_episodes(dataset, row, orders, [(question, shuffle)], rules), 0)
 
 
@@ -283,7 +283,7 @@ def _events(
         return Event(kind, slot, int(order[slot]), depth, None if answer is None else name(answer))
 
     def generate(kind: Any, slot: int, depth: int) -> list[Event]:
-        """An interval, with the answer that it reveals."""
+        """An interval, with the answer it reveals."""
         answer = int(store.answers[question, order[slot], depth - 1])
         if finished[slot] and depth == after.depth[slot]:
             return [at(kind, slot, depth, answer)]
@@ -331,8 +331,8 @@ def _locate(dataset: Dataset, question: int) -> tuple[str, int]:
 def write(traces: Iterable[Trace], file: str | Path) -> Path:
     """Writes traces as JSON Lines, whole or not at all.
 
-    An episode is a group of lines, each an object with a ``type``: one ``episode`` (`Trace`'s fields without rounds
-    and outcome), a ``round`` for each of its rounds (`Round`'s fields), one ``outcome``.
+    Each episode is a group of lines, objects with a ``type``: one ``episode`` (`Trace`'s fields without rounds and
+    outcome), one ``round`` per round (`Round`'s fields), one ``outcome``.
     """
     lines: list[dict[str, Any]] = []
     for trace in traces:

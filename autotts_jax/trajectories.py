@@ -1,10 +1,10 @@
 """Recorded reasoning trajectories on the host: read, validate and write them. NumPy only, no JAX.
 
-The formats are told apart by their suffix, see `FORMATS`:
+The suffix selects the format, see `FORMATS`:
 
 * ``.json``: the public AutoTTS release (arXiv 2605.08083), a list of questions with their branches;
-* ``.parquet``: our own, one row a question, columns of integers that index the question's distinct answers,
-  and what the recording was made with as JSON under the key ``autotts_jax`` of the file's metadata.
+* ``.parquet``: our own, one row per question, integer columns that index the question's distinct answers, and
+  the recording settings as JSON under the key ``autotts_jax`` of the file's metadata.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Question:
       text: The question.
       gold: The right answer; grading is string equality.
       delta: Δ, tokens per interval.
-      choices: The distinct answers of the question, in the order of their first appearance.
+      choices: The distinct answers of the question, in order of first appearance.
       answers: ``[N, D]`` indices into `choices`: ``answers[n, d]`` is what interval d + 1 of branch n reveals,
         the final answer last; −1 beyond the branch's end.
       intervals: ``[N]`` intervals per branch: its probes plus one.
@@ -63,7 +63,7 @@ class Question:
     def from_branches(
         cls, text: str, gold: str, delta: int, branches: Iterable[tuple[Sequence[str], int, str]]
     ) -> Question:
-        """A question from branches of (probes, tokens, final answer), as the public release lists them."""
+        """A question from (probes, tokens, final answer) per branch, as the public release lists them."""
         ids: dict[str, int] = {}
         rows, tokens = [], []
         for probes, spent, final in branches:
@@ -90,10 +90,10 @@ class Trajectories:
       questions: At least one.
       model: For instance ``Qwen3-8B``; empty if unknown.
       benchmark: For instance ``aime24``; empty if unknown.
-      unparsable: The answer strings that mean that no answer could be parsed.
+      unparsable: The answer strings that mean "no answer could be parsed".
       sampling: The sampling settings (temperature, top_p, …).
       probe_suffix: The text appended to a branch to probe its answer.
-      grading: The rule by which an answer is right.
+      grading: The rule by which answers are graded.
     """
 
     questions: Sequence[Question]
@@ -113,15 +113,14 @@ class Trajectories:
 def read(path: str | os.PathLike[str]) -> Trajectories:
     """Reads a ``.json`` or ``.parquet`` file of trajectories and checks every field.
 
-    Model and benchmark of a JSON file, which does not name them, are taken from its path:
-    ``<model>/<benchmark>.json``.
+    A JSON file does not name its model and benchmark; they are taken from its path: ``<model>/<benchmark>.json``.
 
     Raises:
       InputError: naming file, field, value and remedy.
     """
     path = Path(path)
     if not path.exists():
-        raise InputError(f"{path}: no such file. Check the path, or `autotts fetch` the public traces.")
+        raise InputError(f"{path}: no such file. Check the path, or `autotts fetch` the public trajectories.")
     if not path.is_file():
         raise InputError(f"{path}: not a file. Name one {suffixes()} file.")
     return format_of(path).read(path)
@@ -130,7 +129,10 @@ def read(path: str | os.PathLike[str]) -> Trajectories:
 def write(trajectories: Trajectories, path: str | os.PathLike[str]) -> None:
     """Writes trajectories, whole or not at all, in the format that the suffix names.
 
-    JSON keeps the public release's fields only: what the recording was made with is lost there.
+    JSON keeps only the public release's fields: the recording settings are lost.
+
+    Raises:
+      InputError: if the suffix is unknown.
     """
     path = Path(path)
     write_as = format_of(path).write
@@ -139,10 +141,10 @@ def write(trajectories: Trajectories, path: str | os.PathLike[str]) -> None:
 
 
 def format_of(path: Path) -> Format:
-    """How a file of this name is read and written.
+    """The format of a file of this name.
 
     Raises:
-      InputError: if its suffix is not known.
+      InputError: if its suffix is unknown.
     """
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"{path}: suffix {path.suffix!r} is not understood. Use {suffixes()}.")
@@ -150,12 +152,12 @@ def format_of(path: Path) -> Format:
 
 
 def suffixes() -> str:
-    """The known suffixes in words."""
+    """The known suffixes, for messages."""
     return " or ".join(FORMATS)
 
 
 def describe(trajectories: Trajectories) -> dict[str, str]:
-    """What trajectories hold, as label and text: counts, lengths, accuracies, and what is odd about them."""
+    """A summary of trajectories, text by label: counts, lengths, accuracies and oddities."""
     questions = trajectories.questions
     branches = np.array([len(q.intervals) for q in questions])
     probes = np.concatenate([q.intervals - 1 for q in questions])
@@ -191,15 +193,15 @@ def describe(trajectories: Trajectories) -> dict[str, str]:
         "probes per branch": spread(probes),
         "tokens per branch": spread(tokens),
         "distinct answers per question": spread(distinct),
-        "one branch is right": f"{100 * np.mean([r.mean() for r in right]):.2f} %",
-        "the plurality is right": f"{100 * np.mean(majority):.2f} %",
-        "any branch is right": f"{100 * np.mean([r.any() for r in right]):.2f} %",
+        "accuracy of one branch": f"{100 * np.mean([r.mean() for r in right]):.2f} %",
+        "accuracy of the plurality vote": f"{100 * np.mean(majority):.2f} %",
+        "questions with any branch right": f"{100 * np.mean([r.any() for r in right]):.2f} %",
         "questions whose gold answer no branch ever gives": str(sum(q.gold not in q.choices for q in questions)),
         f"unparsable answers ({', '.join(trajectories.unparsable)})": share(unparsable),
         "branches whose last probe differs from the final answer": share(unsettled),
         "branches probed beyond their tokens": share(rest < 0),
         "branches with more than Δ tokens after the last probe": share(rest > np.repeat(deltas, branches)),
-        "questions that occur twice": str(len(questions) - len({q.text for q in questions})),
+        "duplicate questions": str(len(questions) - len({q.text for q in questions})),
         "sampling": json.dumps(dict(trajectories.sampling)) if trajectories.sampling else "not recorded",
         "probe suffix": repr(trajectories.probe_suffix) if trajectories.probe_suffix else "not recorded",
         "grading": trajectories.grading,
@@ -228,13 +230,13 @@ _REMEDY = {
     "missing": "add the field",
     "too_short": "there must be at least one",
     "greater_than_equal": "record the branch again or drop it",
-    "json_invalid": "the file is not JSON or was cut short; fetch or write it again",
+    "json_invalid": "the file is not JSON or is truncated; fetch or write it again",
 }
 
 
 def _read_json(path: Path) -> Trajectories:
     try:
-        # JSON mode is strict but for the tuples, which JSON writes as lists.
+        # JSON mode is strict except for tuples, which JSON writes as lists.
         rows = _JSON_FILE.validate_json(path.read_bytes())
     except pydantic.ValidationError as error:
         raise InputError(_explain(path, error)) from None
@@ -244,7 +246,7 @@ def _read_json(path: Path) -> Trajectories:
         if row.final_answers_trace is not None and row.final_answers_trace != finals:
             raise InputError(
                 f"{path}: question {index}, field final_answers_trace: it differs from the final answers in "
-                "each_branch. Write it from them, or leave it out."
+                "each_branch. Write it from them, or omit it."
             )
         questions.append(Question.from_branches(row.question, row.gold_answer, row.probe_freq, row.each_branch))
     model = path.resolve().parent.name
@@ -301,14 +303,14 @@ _SCHEMA = pa.schema(
         pa.field("choices", pa.list_(pa.string()), nullable=False),
         pa.field("intervals", pa.list_(pa.int32()), nullable=False),
         pa.field("tokens", pa.list_(pa.int32()), nullable=False),
-        # The branches' answers end to end: sum(intervals) indices into choices.
+        # The branches' answers, concatenated: sum(intervals) indices into choices.
         pa.field("answers", pa.list_(pa.int32()), nullable=False),
     ]
 )
 
 
 class _Recording(pydantic.BaseModel):
-    """What a recording was made with: the Parquet file's metadata."""
+    """The recording settings: the Parquet file's metadata."""
 
     model_config = pydantic.ConfigDict(strict=True)
 
@@ -353,7 +355,7 @@ def _read_parquet(path: Path) -> Trajectories:
         raise InputError(f"{path}: not a readable Parquet file ({error}). Write it again.") from None
     for field in _SCHEMA:
         if field.name not in table.column_names:
-            raise InputError(f"{path}: column {field.name} is missing. Write the file with trajectories.write.")
+            raise InputError(f"{path}: column {field.name} is missing. Write the file with write_trajectories.")
         if (found := table.schema.field(field.name).type) != field.type:
             raise InputError(f"{path}: column {field.name} is {found}, not {field.type}. Cast it.")
         if table[field.name].null_count or (
@@ -418,7 +420,7 @@ def _read_parquet(path: Path) -> Trajectories:
 
 
 class Format(NamedTuple):
-    """How files of one format are read and written."""
+    """The functions that read and write files of one format."""
 
     read: Callable[[Path], Trajectories]
     write: Callable[[Trajectories, Path], None]

@@ -153,7 +153,7 @@ def test_load_checks_the_metadata(tmp_path: Path) -> None:
     for old, new, said in (
         ('"autotts_jax": 2', '"autotts_jax": 1', "another version"),
         ('"tokens": ["int32", 3, 7]', '"tokens": ["int32", 3, 8]', "array tokens is"),
-        ('"q0.0", ', "", r"the metadata name \[2, 3\] questions"),
+        ('"q0.0", ', "", r"the metadata names \[2, 3\] questions"),
     ):
         assert old in good
         file.write_text(good.replace(old, new))

@@ -1,4 +1,4 @@
-"""How long things take: each controller's grid, timed on the devices at hand."""
+"""Benchmarks: each controller's grid, timed on the available devices."""
 
 from __future__ import annotations
 
@@ -41,29 +41,29 @@ __all__ = ["Timing", "load_oracle", "measure"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Timing:
-    """What one controller's grid took; the fields that were not asked for are None.
+    """How long one controller's grid took; fields that were not requested are None.
 
     Attributes:
       controller: Its name.
       device: Kind and number of the devices.
       jax: JAX's version.
       episodes: Parameter vectors × questions × shuffles.
-      width: Slots of an episode, as few as `sweep` would take.
+      width: Slots of an episode, as few as `sweep` would use.
       compile_seconds: Tracing and compiling, without a compilation cache.
-      run_seconds: The compiled program, until its results are there; the median of the repeats.
+      run_seconds: Running the compiled program until its results are ready; the median of the repeats.
       run_seconds_least: The fastest of them.
-      us_per_episode: Microseconds.
-      episodes_per_second: The inverse.
-      rounds_per_second: Rounds of all episodes.
-      rounds_per_episode: The mean.
-      occupancy: The share of the rounds that the lanes ran for in which an episode was running.
-      memory_bytes: What the compiled program takes on a device: arguments, results and temporaries.
-      python_us_per_episode: The plain-Python oracle, one process, on a random sample of the same episodes.
-      times_python: How many times as fast the grid is.
-      round_bytes: What one round of all lanes of a device reads and writes, by the compiler's count.
-      round_operations: What it computes, likewise.
-      bandwidth: Bytes a second that a device reads and writes when all of them add one to a large array.
-      bandwidth_share: The share of it that the rounds reach. Above 1 the lanes' state stays in a cache.
+      us_per_episode: Microseconds per episode.
+      episodes_per_second: Its inverse.
+      rounds_per_second: Rounds of all episodes per second.
+      rounds_per_episode: The mean number of rounds.
+      occupancy: The share of the rounds executed by the lanes in which an episode was running.
+      memory_bytes: Memory of the compiled program per device: arguments, results and temporaries.
+      python_us_per_episode: The same for the plain-Python oracle, one process, on a random subset of the episodes.
+      times_python: How many times as fast as the oracle the grid is.
+      round_bytes: Bytes that one round of a device's lanes reads and writes, by the compiler's count.
+      round_operations: Its operations, likewise.
+      bandwidth: Bytes per second that a device reads and writes when all of them add one to a large array.
+      bandwidth_share: The share of it that the rounds reach. Above 1, the lanes' state stays in a cache.
     """
 
     controller: str
@@ -105,18 +105,18 @@ def measure(
 
     Args:
       controller: The controller.
-      rows: Its parameter vectors, as `settings.rows_of` gives them.
+      rows: Its parameter vectors, from `settings.rows_of`.
       dataset: What to replay.
       shuffles: Branch orders per question.
-      repeats: Timed runs, after one that is not timed.
-      devices: All of JAX's local devices if left out.
+      repeats: Timed runs, after an untimed one.
+      devices: Defaults to all of JAX's local devices.
       lanes: As for `evaluate`.
-      oracle: As `load_oracle` gives it; its outcomes are compared, too.
+      oracle: From `load_oracle`; its outcomes are compared, too.
       sample: Episodes that the oracle replays.
       roofline: Whether to compare the rounds with the devices' bandwidth.
 
     Raises:
-      AssertionError: if the oracle's outcome of an episode is another one.
+      AssertionError: if the oracle's outcome of an episode differs.
     """
     devices = tuple(jax.local_devices() if devices is None else devices)
     several = devices if len(devices) > 1 else None
@@ -164,7 +164,7 @@ def measure(
         width = min(lanes or LANES.get(devices[0].platform, LANES[None]), episodes)
         cost = _cost_of_a_round(controller, store, params, orders, width)
         bandwidth = _bandwidth(devices)
-        # All devices' lanes ran for so many rounds in so many seconds.
+        # Rounds executed per device, times bytes per round, per second.
         rate = int(ran) / width / len(devices) * cost["bytes accessed"] / middle
         timing = dataclasses.replace(
             timing,
@@ -177,10 +177,10 @@ def measure(
 
 
 def load_oracle() -> ModuleType:
-    """The plain-Python oracle, tests/reference.py: it is in a checkout, not in the installed library.
+    """The plain-Python oracle, tests/reference.py: in a checkout, not in the installed library.
 
     Raises:
-      InputError: if there is none.
+      InputError: if it is not found.
     """
     places = [Path(parent, "tests", "reference.py") for parent in (Path.cwd(), Path(__file__).parents[1])]
     for path in places:
@@ -192,7 +192,7 @@ def load_oracle() -> ModuleType:
             sys.modules[spec.name] = module
             spec.loader.exec_module(module)
             return module
-    raise InputError("python: tests/reference.py is not here. Run this in a checkout of the library's repository.")
+    raise InputError("python: tests/reference.py not found. Run this in a checkout of the library's repository.")
 
 
 @contextlib.contextmanager
@@ -200,7 +200,7 @@ def _no_compilation_cache() -> Iterator[None]:
     before = jax.config.values["jax_enable_compilation_cache"]
     try:
         jax.config.update("jax_enable_compilation_cache", False)
-        compilation_cache.reset_cache()  # JAX asks once whether there is to be one
+        compilation_cache.reset_cache()  # JAX decides only once whether to use one
         yield
     finally:
         jax.config.update("jax_enable_compilation_cache", before)
@@ -208,7 +208,7 @@ def _no_compilation_cache() -> Iterator[None]:
 
 
 def _times(run: Callable[[], PyTree], repeats: int) -> list[float]:
-    """Seconds of each run; the first is not counted."""
+    """Seconds per run; the first is not counted."""
     seconds = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
@@ -220,7 +220,7 @@ def _times(run: Callable[[], PyTree], repeats: int) -> list[float]:
 def _python_seconds(
     oracle: ModuleType, dataset: Dataset, rows: Sequence[Row], orders: np.ndarray, outcome: Outcome, sample: int
 ) -> float:
-    """Seconds an episode takes the oracle, by a random sample, whose outcomes are compared."""
+    """Seconds per episode of the oracle, on a random subset, whose outcomes are compared."""
     host = jax.device_get(outcome)
     draw = np.random.default_rng(0)
     total = 0.0
@@ -238,7 +238,7 @@ def _python_seconds(
         expected, margin = oracle.replay(rows[p].controller.name, branches, dataset.golds[q], params)
         total += time.perf_counter() - start
         found = (bool(host.correct[p, q, s]), int(host.tokens[p, q, s]))
-        # The oracle computes in float64: where a decision hangs on the last bits, either is right.
+        # The oracle computes in float64: where a decision hangs on the last bits, either outcome is right.
         assert margin < 1e-5 or found == (expected.correct, expected.tokens), (rows[p], q, s, found, expected)
     return total / sample
 
@@ -246,7 +246,7 @@ def _python_seconds(
 def _cost_of_a_round(
     controller: Controller, store: PyTree, params: PyTree, orders: jax.Array, width: int
 ) -> Mapping[str, Any]:
-    """The compiler's count of bytes and operations in one round of so many lanes."""
+    """The compiler's count of bytes and operations in one round of `width` lanes."""
     rules = jax.tree.map(jnp.asarray, Rules())
     world = environment.World.of(store, rules, probe_everything=controller.probe_everything)
     row = jax.tree.map(lambda leaf: leaf[0], params)
@@ -266,8 +266,8 @@ def _cost_of_a_round(
 
 
 def _bandwidth(devices: Sequence[jax.Device]) -> float:
-    """Bytes a second, per device, of adding one to a large array on all of them at once."""
-    passes = 8  # over an array that is written in place, so that no time goes into allocating it
+    """Bytes per second and device of adding one to a large array on all of them at once."""
+    passes = 8  # over an array that is written in place, so that no time goes into allocation
     arrays = [jax.device_put(np.zeros(2**25, np.float32), device) for device in devices]
     add = jax.jit(lambda x: jax.lax.fori_loop(0, passes, lambda _, x: x + 1, x))
     seconds = _times(lambda: [add(array) for array in arrays], 5)

@@ -1,4 +1,4 @@
-"""Finished parts of a sweep on disk."""
+"""Finished pieces of a sweep on disk."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ __all__ = ["Checkpoint"]
 
 
 class Checkpoint:
-    """Finished parts on disk by name, each an Orbax checkpoint of its own.
+    """Finished pieces on disk by name, each an Orbax checkpoint of its own.
 
     Attributes:
-      size: Questions in a chunk of the sweep; those it was begun with, if it is gone on with.
+      size: Questions per chunk of the sweep; a resumed sweep keeps the number it began with.
     """
 
     def __init__(self, directory: Path, fingerprint: str, size: int) -> None:
-        """Opens a directory, or begins one.
+        """Opens a directory, or starts one.
 
         Args:
-          directory: An empty one, or one with parts of the same sweep.
+          directory: An empty one, or one with pieces of the same sweep.
           fingerprint: Equal for equal sweeps.
-          size: Questions in a chunk.
+          size: Questions per chunk.
 
         Raises:
           InputError: if the directory cannot be written to or holds anything else.
         """
-        import orbax.checkpoint as ocp  # it takes a second to import
+        import orbax.checkpoint as ocp  # takes a second to import
 
         self._directory = writable(directory).absolute()
         # Processes share the directory, and none waits for another.
@@ -52,16 +52,16 @@ class Checkpoint:
             self.size = found.get("size", size)
             if found.get("fingerprint") != fingerprint:
                 raise InputError(
-                    f"{directory}: holds parts of another sweep (other data, controllers, or settings). "
+                    f"{directory}: belongs to another sweep (other data, controllers or settings). "
                     "Name another directory, or delete it."
                 )
         elif any(self._directory.iterdir()):
-            raise InputError(f"{directory}: not empty, and no sweep's checkpoint. Name another directory.")
+            raise InputError(f"{directory}: not empty, and not a sweep's checkpoint. Name another directory.")
         else:
             write_whole(name, json.dumps({"fingerprint": fingerprint, "size": size}))
 
     def load(self, part: str) -> dict[str, Int64[np.ndarray, "P q"]] | None:
-        """The sums of a part; None if it is not finished."""
+        """The sums of a piece; None if it is not finished."""
         path = self._directory / part
         if not path.is_dir():
             return None
@@ -69,5 +69,5 @@ class Checkpoint:
         return sums
 
     def save(self, part: str, sums: dict[str, Int64[np.ndarray, "P q"]]) -> None:
-        """Keeps the sums of a finished part."""
+        """Keeps the sums of a finished piece."""
         self._checkpointer.save(self._directory / part, self._args.StandardSave(sums))

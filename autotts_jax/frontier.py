@@ -1,11 +1,11 @@
-"""What a sweep is evidence for: intervals, paired comparisons, frontiers. The unit of evidence is the question.
+"""What a sweep is evidence for: confidence intervals, paired comparisons, frontiers. The unit is the question.
 
-A question brings all its shuffles along when it is resampled, and all rows of a sweep along with it: they replay
-the same branches in the same orders (common random numbers), so that their differences are paired.
+A resampled question brings along all its shuffles and all rows of the sweep: they replay the same branches in the
+same orders (common random numbers), so that their differences are paired.
 
 A *curve* is what one controller offers: tokens and accuracy of its rows, in any order. Between two rows it is
 interpolated linearly over log tokens, which stands for the βs between them, along the *envelope*: the best accuracy
-to be had for at most so many tokens.
+within each number of tokens.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = [
     "tokens_to_reach",
 ]
 
-#: Differences up to this are ties: float32's rounding of accuracies and of log tokens.
+#: Differences up to this are ties: float32 rounding of accuracies and of log tokens.
 _ROUNDING = 1e-6
 
 # Resampled questions held at a time, 4 bytes each.
@@ -57,9 +57,9 @@ _CHUNK = 2**22
 
 @functools.partial(jax.jit, static_argnames="resamples")
 def bootstrap(key: Array, values: Float32[Array, "Q M"], resamples: int) -> Float32[Array, "Kplus1 M"]:
-    """Means over questions: first the sample's own, then those of K resamples of Q questions with replacement.
+    """Means over questions: first the observed ones, then those of K resamples of Q questions with replacement.
 
-    Means of whole numbers are exact, up to one rounding, while their sums are below 2²⁴.
+    Means of integers are exact, up to one rounding, while their sums are below 2²⁴.
     """
     questions = values.shape[0]
 
@@ -81,25 +81,25 @@ def interval(
 ) -> tuple[Float32[Array, " ..."], Float32[Array, " ..."]]:
     """The expanded percentile interval of a bootstrap (Hesterberg 2015, The American Statistician 69(4)).
 
-    Percentiles of a bootstrap over few questions lie too close together: its variance lacks the factor Q/(Q − 1),
-    and it takes the variance for known. Both are mended by going further out, as far as Student's t would: for 30
-    questions to the percentiles 1.9 and 98.1 instead of 2.5 and 97.5. Only the draws' order counts: the interval of
-    a logarithm is the logarithm of the interval, and ±∞ (never reached) is a value like others. A draw that is NaN
-    says nothing and lies beyond either end.
+    With few questions, bootstrap percentiles lie too close together: the variance lacks the factor Q/(Q − 1), and is
+    taken for known. Both are corrected by going further out, as far as Student's t would: for 30 questions, to the
+    percentiles 1.9 and 98.1 instead of 2.5 and 97.5. Only the order of the draws matters: the interval of a logarithm
+    is the logarithm of the interval, and ±∞ (never reached) is a value like any other. A NaN draw is uninformative
+    and lies beyond both ends.
     """
     tail = NormalDist().cdf(-math.sqrt(questions / (questions - 1)) * _students_t(level, questions - 1))
     rank = math.floor(tail * (len(draws) - 1)) + 1
     last = jnp.moveaxis(draws, 0, -1)
 
     def top(values: Float32[Array, "... K"]) -> Float32[Array, " ..."]:
-        # Not sorted: 15 times as fast. (From the last of the top instead of their least, XLA makes a sort again.)
+        # top_k, 15 times as fast as a sort. (Given its last entry instead of the least, XLA would sort after all.)
         return jax.lax.top_k(jnp.where(jnp.isnan(last), jnp.inf, values), rank)[0].min(axis=-1)
 
     return -top(-last), top(last)
 
 
 def p_value(draws: Float32[Array, "K ..."], questions: int) -> Float32[Array, " ..."]:
-    """Two-sided, of a difference being 0: one minus the level whose `interval` just reaches 0.
+    """Two-sided p-value of a difference of 0: one minus the level whose `interval` just reaches 0.
 
     Ties and NaN count on both sides. With K resamples no tail is smaller than 1/(K + 1).
     """
@@ -114,7 +114,7 @@ def p_value(draws: Float32[Array, "K ..."], questions: int) -> Float32[Array, " 
 
 
 def holm(p: Float32[Array, " M"]) -> Float32[Array, " M"]:
-    """p-values corrected for there being M of them (Holm 1979): the chance of any false finding is kept."""
+    """p-values corrected for M tests (Holm 1979), which controls the family-wise error rate."""
     order = jnp.argsort(p)
     left = jnp.arange(len(p), 0, -1).astype(p.dtype)  # hypotheses not yet rejected
     corrected = jnp.minimum(jax.lax.cummax(p[order] * left), jnp.ones((), p.dtype))
@@ -122,7 +122,7 @@ def holm(p: Float32[Array, " M"]) -> Float32[Array, " M"]:
 
 
 def _students_t(level: float, freedom: int) -> float:
-    """Two-sided quantile (Abramowitz & Stegun 26.7.5): right to 1e-4 from 10 degrees of freedom on."""
+    """Two-sided quantile (Abramowitz & Stegun 26.7.5): accurate to 1e-4 from 10 degrees of freedom."""
     z = NormalDist().inv_cdf((1 + level) / 2)
     terms = (
         (z**3 + z) / 4,
@@ -139,8 +139,8 @@ def _students_t(level: float, freedom: int) -> float:
 def _envelope(
     tokens: Float32[Array, " B"], accuracy: Float32[Array, " B"]
 ) -> tuple[Float32[Array, " B"], Float32[Array, " B"]]:
-    """Log tokens in ascending order, and the best accuracy for at most so many."""
-    # One sort of numbers and B² comparisons take XLA's CPU compiler a fraction of what a sort of pairs takes it.
+    """Log tokens in ascending order, and the best accuracy within each."""
+    # XLA's CPU compiler compiles a sort of numbers and B² comparisons far faster than a sort of pairs.
     ascending = jnp.sort(tokens)
     return jnp.log(ascending), jnp.max(jnp.where(tokens[None] <= ascending[:, None], accuracy[None], -jnp.inf), axis=1)
 
@@ -148,7 +148,7 @@ def _envelope(
 def tokens_at(
     tokens: Float32[Array, " B"], accuracy: Float32[Array, " B"], target: Float32[Array, ""]
 ) -> Float32[Array, ""]:
-    """Fewest tokens for an accuracy: the cheapest row's if that has it already, ∞ if none has."""
+    """Fewest tokens that reach an accuracy: the cheapest row's if it already does, ∞ if none does."""
     x, y = _envelope(tokens, accuracy)
     reached = y >= target - _ROUNDING
     after = jnp.argmax(reached)
@@ -161,14 +161,14 @@ def tokens_at(
 def accuracy_at(
     tokens: Float32[Array, " B"], accuracy: Float32[Array, " B"], budget: Float32[Array, ""]
 ) -> Float32[Array, ""]:
-    """Best accuracy for at most so many tokens; NaN below the cheapest row."""
+    """Best accuracy within a token budget; NaN below the cheapest row."""
     x, y = _envelope(tokens, accuracy)
     at = jnp.log(budget)
     return jnp.where(at < x[0] - _ROUNDING, jnp.nan, jnp.interp(at, x, y))
 
 
 def pareto(tokens: Float32[Array, " B"], accuracy: Float32[Array, " B"]) -> Bool[Array, " B"]:
-    """Which points no other one beats: in one of both, without being worse in the other."""
+    """Which points are Pareto-optimal: none is better in one of the two without being worse in the other."""
     no_worse = (tokens[:, None] <= tokens[None]) & (accuracy[:, None] >= accuracy[None])
     better = (tokens[:, None] < tokens[None]) | (accuracy[:, None] > accuracy[None])
     return ~jnp.any(no_worse & better, axis=0)
@@ -180,7 +180,7 @@ def area(
     low: Float32[Array, ""],
     high: Float32[Array, ""],
 ) -> Float32[Array, ""]:
-    """Mean accuracy of the envelope over log tokens from `low` to `high`; 0 counts below the cheapest row."""
+    """Mean accuracy of the envelope over log tokens from `low` to `high`; 0 below the cheapest row."""
     x, y = _envelope(tokens, accuracy)
     start, stop = jnp.maximum(jnp.log(low), x[0]), jnp.log(high)
     knots = jnp.clip(jnp.concatenate([start[None], x, stop[None]]), start, stop)
@@ -192,16 +192,16 @@ def hypervolume(
     accuracy: Float32[Array, " B"],
     reference: tuple[Float32[Array, ""], Float32[Array, ""]],
 ) -> Float32[Array, ""]:
-    """What the points dominate, up to a reference (tokens, accuracy), in accuracy × e-folds of tokens.
+    """The area that the points dominate, up to a reference (tokens, accuracy), in accuracy × e-folds of tokens.
 
-    Nothing is interpolated: between two points a user has the accuracy of the cheaper one.
+    Without interpolation: between two points, a user gets the accuracy of the cheaper one.
     """
     x, y = _envelope(tokens, accuracy)
     stops = jnp.minimum(jnp.append(x[1:], jnp.inf), jnp.log(reference[0]))
     return jnp.sum(jnp.maximum(stops - x, 0) * jnp.maximum(y - reference[1], 0))
 
 
-# Over draws, and over curves or what they are compared at.
+# Vectorized over draws, and over curves or the points they are compared at.
 _tokens_at = jax.jit(jnp.vectorize(tokens_at, signature="(b),(b),()->()"))
 _accuracy_at = jax.jit(jnp.vectorize(accuracy_at, signature="(b),(b),()->()"))
 _area = jax.jit(jnp.vectorize(area, signature="(b),(b),(),()->()"))
@@ -214,9 +214,12 @@ _hypervolume = jax.jit(
 
 
 def intervals(results: Results, *, resamples: int = 10_000, level: float = 0.95, seed: int = 0) -> pa.Table:
-    """Every row of a sweep with the intervals of its accuracy and tokens, clustered by question.
+    """Every row of a sweep with confidence intervals of its accuracy and tokens, clustered by question.
 
-    `pareto` says whether the row is on its dataset's frontier by point estimates.
+    `pareto` says whether the row is on its dataset's frontier, by point estimates. Arguments as for `compare`.
+
+    Raises:
+      InputError: if there is only one question, or `resamples` or `level` is out of range.
     """
     tables = []
     for sample in _samples(results, None, resamples, level, seed):
@@ -239,10 +242,10 @@ def tokens_to_reach(
     level: float = 0.95,
     seed: int = 0,
 ) -> pa.Table:
-    """Tokens that each controller needs for an accuracy, on each dataset.
+    """Tokens that each controller needs to reach an accuracy, on each dataset.
 
     `target` is an accuracy from 0 to 1, or the row that has it, as in "self_consistency:samples=64"; that row's
-    accuracy is resampled with the rest. `controllers` are curves, see `compare`; all controllers if left out.
+    accuracy is resampled with the rest. `controllers` are curves, see `compare`; defaults to all controllers.
 
     Columns: dataset, controller, accuracy (the target), tokens, tokens_low, tokens_high (∞: not reached), and
     `never`, the share of resamples in which the accuracy is not reached.
@@ -250,7 +253,7 @@ def tokens_to_reach(
     curves = _curves(results, _names(results) if controllers is None else controllers)
     at = _row(results, target) if isinstance(target, str) else None
     if not isinstance(target, str) and not 0 <= target <= 1:
-        raise InputError(f"target {target}: outside 0 to 1. Give an accuracy as a share.")
+        raise InputError(f"target {target}: outside 0 to 1. Give an accuracy as a fraction.")
     tables = []
     for sample in _samples(results, None, resamples, level, seed):
         goal = jnp.float32(target) if at is None else sample.accuracy[:, at, None]
@@ -278,15 +281,15 @@ def areas(
 ) -> pa.Table:
     """`area` and `hypervolume` (reference: the upper bound, accuracy 0) of each controller's curve on each dataset.
 
-    `tokens` are the bounds; if left out, from where all the curves have begun to where the last one ends.
+    `tokens` are the bounds; they default to where all curves have begun and where the last one ends.
     """
     if tokens is not None and not 0 < tokens[0] < tokens[1]:
-        raise InputError(f"tokens {tokens}: no range. Give a lower and an upper bound above 0.")
+        raise InputError(f"tokens {tokens}: not a range. Give a lower and an upper bound above 0.")
     curves = _curves(results, _names(results) if controllers is None else controllers)
     tables = []
     for sample in _samples(results, None, resamples, level, seed):
         offered, accuracy = sample.of(curves)
-        # Resampled like the curves: at bounds that stayed put, a curve would now and then begin too late.
+        # Resampled like the curves: with fixed bounds, a curve would now and then begin too late.
         low, high = (
             (offered.min(axis=2).max(axis=1)[:, None], offered.max(axis=(1, 2))[:, None])
             if tokens is None
@@ -317,23 +320,26 @@ def compare(
     """One controller against others, paired by question, at equal accuracy and at equal tokens.
 
     Args:
-      results: Of one sweep, which gave all of them the same questions and branch orders.
-      controller: A curve: all rows of a controller, or with parameters or ``beta`` those rows that have them, as in
+      results: Of one sweep, in which all controllers had the same questions and branch orders.
+      controller: A curve: all rows of a controller or, given parameters or ``beta``, the rows that have them, as in
         "parallel_probe:chains=64" or "confidence_momentum:beta=0.5".
-      baselines: Curves; all other controllers if left out.
-      datasets: By name; all if left out.
-      at: The row at whose accuracy, and at whose tokens, curves are compared. If left out, each baseline's dearest
-        row, by its tokens over all questions of all datasets.
-      resamples: Of the bootstrap.
-      level: Of the intervals, which are not corrected for there being many.
-      seed: Of the bootstrap.
+      baselines: Curves; defaults to all other controllers.
+      datasets: By name; defaults to all.
+      at: The row at whose accuracy, and at whose tokens, curves are compared. Defaults to each baseline's most
+        expensive row, by its tokens over all questions of all datasets.
+      resamples: Bootstrap resamples, at least 100.
+      level: Level of the confidence intervals, which are not corrected for multiplicity.
+      seed: Seed of the bootstrap.
 
     Returns:
-      Two rows per dataset and baseline. ``at`` "equal accuracy": `effect` is the factor between the controller's
-      tokens and the baseline's (below 1: the controller is cheaper; ∞: it never gets there; 0: the baseline never
-      does; null: neither). ``at`` "equal tokens": the difference of accuracies (above 0: the controller is better;
-      null where one cannot be run for so few).
-      Then `low`, `high`, `p`, and `p_corrected` by `holm` for all rows of this table.
+      Two rows per dataset and baseline. ``at`` "equal accuracy": `effect` is the ratio of the controller's tokens to
+      the baseline's (below 1: the controller is cheaper; ∞: it never gets there; 0: the baseline never does; null:
+      neither does). ``at`` "equal tokens": the difference in accuracy (above 0: the controller is better; null where
+      one cannot run on so few tokens).
+      Then `low`, `high`, `p`, and `p_corrected` by `holm` over all rows of this table.
+
+    Raises:
+      InputError: if a name is not in the results, there is only one question, or a number is out of range.
     """
     if baselines is None:
         baselines = [name for name in _names(results) if name != controller.partition(":")[0]]
@@ -383,14 +389,14 @@ def held_out(
     level: float = 0.95,
     seed: int = 0,
 ) -> pa.Table:
-    """Each controller's row that is best on the datasets `search`, as it does on the datasets `report`.
+    """Picks each controller's best row on the `search` datasets, and reports it on the `report` datasets.
 
-    The best has the highest mean accuracy over `search`, of those rows that take at most so many tokens there on
-    average. The table has the columns of `intervals` and, beside, `search_accuracy` and `search_tokens`.
+    The best row has the highest mean accuracy over `search` among those that take at most `tokens` there on average.
+    The table has the columns of `intervals`, plus `search_accuracy` and `search_tokens`.
     """
     both = set(search) & set(report)
     if both:
-        raise InputError(f"dataset {min(both)}: both searched and reported. Hold it out, or leave it out.")
+        raise InputError(f"dataset {min(both)}: both searched and reported. Drop it from one of them.")
     parts, size = dict(results.slices()), len(results.rows)
     inside = [parts[_known(name, parts)] for name in search]
     if not inside:
@@ -430,12 +436,12 @@ class _Sample:
         """Tokens and accuracy of curves, each ``[K + 1, C, B]``."""
         chosen = [curves[name] for name in (curves if names is None else names)]
         most = max(map(len, chosen))
-        # A row that is repeated changes no curve, and curves of one length need one program.
+        # Repeating a row changes no curve, and curves of equal length share a program.
         rows = np.array([[*curve, *[curve[-1]] * (most - len(curve))] for curve in chosen])
         return self.tokens[:, rows], self.accuracy[:, rows]
 
     def table(self, name: str, values: Float32[Array, "Kplus1 M"]) -> dict[str, np.ndarray]:
-        """Columns with what was observed and the ends of its interval."""
+        """Columns with the observed values and the ends of their confidence intervals."""
         columns = (values[0], *interval(values[1:], self.questions, self.level))
         ends = (name, f"{name}_low", f"{name}_high")
         return {end: np.asarray(column, np.float64) for end, column in zip(ends, columns, strict=True)}
@@ -444,7 +450,7 @@ class _Sample:
 def _samples(
     results: Results, datasets: Sequence[str] | None, resamples: int, level: float, seed: int
 ) -> Iterator[_Sample]:
-    """The datasets, resampled. Those of one size are resampled alike: several models' runs of one benchmark too."""
+    """The datasets, resampled. Those of equal size are resampled alike, such as several models on one benchmark."""
     if resamples < 100:
         raise InputError(f"resamples {resamples}: too few for an interval. Use at least 100.")
     if not 0 < level < 1:
@@ -471,7 +477,7 @@ def _names(results: Results) -> list[str]:
 
 
 def _curves(results: Results, texts: Sequence[str]) -> dict[str, list[int]]:
-    """Indices of the rows that ``NAME[:key=value,…]`` stands for."""
+    """Indices of the rows that each ``NAME[:key=value,…]`` selects."""
     curves: dict[str, list[int]] = {}
     for text in texts:
         name, *pairs = re.split("[:,]", text)
@@ -493,7 +499,7 @@ def _curves(results: Results, texts: Sequence[str]) -> dict[str, list[int]]:
 
 
 def _row(results: Results, text: str) -> int:
-    """The one row that a text stands for."""
+    """The one row that a text selects."""
     rows = _curves(results, [text])[text]
     if len({results.rows[row].described() for row in rows}) > 1:
         raise InputError(f"controller {text}: {len(rows)} different rows. Say which, as in {text}:beta=1.")

@@ -1,4 +1,4 @@
-"""The comfortable call: controllers × β × questions × shuffles, to a table."""
+"""The high-level call: controllers × β × questions × shuffles to result tables."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ __all__ = ["BETAS", "sweep"]
 #: The published β grid.
 BETAS = tuple(i / 10 for i in range(11))
 
-# Sums of costs stay in int32.
+# Within these, sums of costs fit into int32.
 _MAX_BUDGET, _MAX_PROBE_COST = 2**30, 4096
 
-#: Bytes that one chunk of questions may take on a device, by platform; elsewhere (None) this share of its memory.
+#: Bytes that one chunk of questions may take on a device, by platform; elsewhere, this share of its memory.
 _CHUNK_BYTES, _CHUNK_SHARE = {"cpu": 2**26}, 1 / 8
 
-#: Numbers of slots that programs are made for.
+#: Numbers of slots that programs are compiled for.
 _WIDTHS = (8, 16, 32, 64, 128, 256)
 
 #: Episodes of fewer slots that pay for compiling a program of their own.
@@ -62,27 +62,27 @@ def sweep(
 ) -> Results:
     """Replays controllers over a β grid on datasets, on all of JAX's devices.
 
-    Questions go to the devices in chunks, one being replayed while the next is on its way, so a store may be larger
-    than a device's memory. Under `jax.distributed` every process calls this with the same arguments, replays its
+    Questions go to the devices in chunks, one replayed while the next is transferred, so a store may be larger than a
+    device's memory. Under `jax.distributed` every process calls this with the same arguments, replays its
     share of the chunks on its own devices, and gets the whole result.
 
     Args:
       data: One or several datasets.
-      settings: Controllers, or settings, or their texts (see `Setting.parse`); all built-in ones if left out.
+      settings: Controllers, settings, or their texts (see `Setting.parse`); defaults to all built-in controllers.
         A setting whose given parameters leave nothing to β gives a single row.
       betas: The grid; numbers in [0, 1].
       shuffles: Branch orders per question.
       orders: How they are drawn.
-      seed: Of random and bootstrap orders.
-      rules: What actions cost; the published accounting if left out.
-      chunk: Questions at a time; as many as fit well if left out. The results do not depend on it.
-      checkpoint: A directory in which finished chunks are kept. A sweep that was killed goes on from there when it
-        is called again with the same arguments.
-      progress: Called as ``progress(controller, episodes done, episodes in all)`` before waiting for a controller's
+      seed: Seed of random and bootstrap orders.
+      rules: What actions cost; defaults to the published tables' accounting.
+      chunk: Questions per chunk; defaults to as many as fit well. The results do not depend on it.
+      checkpoint: A directory for finished chunks. A sweep that was killed resumes from there when it is called again
+        with the same arguments.
+      progress: Called as ``progress(controller, episodes done, total episodes)`` before waiting for a controller's
         chunk, and at the end.
 
     Returns:
-      The tables.
+      The result tables.
 
     Raises:
       InputError: before any work, naming field, value and remedy.
@@ -121,14 +121,14 @@ def sweep(
 
 
 def width_of(rows: Sequence[Row], pool: int | None) -> int:
-    """The least usual number of slots that is enough for these rows of one controller.
+    """The least usual number of slots that suffices for these rows of one controller.
 
     Args:
       rows: The rows.
       pool: The most branches of any question; None for orders that draw with replacement.
 
     Raises:
-      InputError: if the controller was not exported for so many slots.
+      InputError: if the controller was not exported for that many slots.
     """
     controller = rows[0].controller
     most = [controller.most_branches(row.params) for row in rows]
@@ -138,7 +138,7 @@ def width_of(rows: Sequence[Row], pool: int | None) -> int:
     width = min((width for width in usual if width >= needed), default=None)
     if width is None:
         raise InputError(
-            f"controller {controller.name}: {needed} slots are needed, and it has at most {max(usual)}. Open fewer "
+            f"controller {controller.name}: needs {needed} slots, but has at most {max(usual)}. Open fewer "
             "branches, or export it with more widths."
         )
     return width
@@ -149,7 +149,7 @@ def width_of(rows: Sequence[Row], pool: int | None) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What is to be replayed."""
+    """What to replay."""
 
     datasets: Sequence[Dataset]
     rows: Sequence[Row]
@@ -164,7 +164,7 @@ class _Plan:
 
     @functools.cached_property
     def groups(self) -> list[_Group]:
-        """The rows that are replayed together: those of a controller, by width where that pays."""
+        """The rows that are replayed together: those of a controller, split by width where that pays."""
         by_width: dict[Controller, dict[int, list[int]]] = {}
         pool = None if self.orders == "bootstrap" else max(int(data.store.branches.max()) for data in self.datasets)
         for index, row in enumerate(self.rows):
@@ -183,12 +183,12 @@ class _Plan:
 
     @property
     def width(self) -> int:
-        """Of the orders that are drawn; narrower groups replay their first slots."""
+        """Slots of the orders that are drawn; narrower groups replay the first ones."""
         return max(WIDTH, *(group.width for group in self.groups))
 
     @property
     def chunk_size(self) -> int:
-        """As many questions as fit well into a device's memory, with all that replaying them takes."""
+        """As many questions as fit well into a device's memory, with all that their replay needs."""
         store = sum(np.asarray(array).nbytes for dataset in self.datasets for array in dataset.store.arrays().values())
         # Per (question, order): what `Episode` and `Outcome` hold. Per question: the store.
         most_rows = max(len(group.rows) for group in self.groups)
@@ -202,7 +202,7 @@ class _Plan:
         return -(-self.questions // chunks)
 
     def fingerprint(self) -> str:
-        """Equal for equal work."""
+        """A digest, equal for equal sweeps."""
         digest = hashlib.blake2b(digest_size=16)
         for leaf in jax.tree.leaves([[dataset.store for dataset in self.datasets], [row.params for row in self.rows]]):
             array = np.ascontiguousarray(leaf)
@@ -212,7 +212,7 @@ class _Plan:
             params, obs = self.rows[rows[0]].params, example_observation(width, self.datasets[0].store.feature_names)
             memory = jax.eval_shape(controller.init, params, obs)
             code = jax.make_jaxpr(controller.step)(params, memory, obs)
-            # Addresses of functions differ from one process to the next.
+            # Function addresses differ between processes.
             digest.update(re.sub("0x[0-9a-f]+", "", f"{controller.name}{width}{rows}{code}").encode())
         rules = (self.rules.cost.value, int(cast(int, self.rules.probe_cost)), self.rules.budget)
         digest.update(repr((self.shuffles, self.orders, self.seed, rules)).encode())
@@ -237,7 +237,7 @@ class _Piece(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What it is kept under."""
+        """Its name in a checkpoint."""
         return f"{self.start}-{self.stop}-rows-{self.rows[0]}"
 
 
@@ -249,7 +249,7 @@ def _run(
 ) -> dict[str, Int64[np.ndarray, "R Q"]]:
     """The sums over shuffles, by field."""
     kept = None if checkpoint is None else Checkpoint(Path(checkpoint), plan.fingerprint(), chunk or plan.chunk_size)
-    # A sweep that goes on does so in the same chunks, also on a machine where others would fit better.
+    # A resumed sweep keeps its chunks, even on a machine where others would fit better.
     size = chunk or (plan.chunk_size if kept is None else kept.size)
     sums = {field: np.zeros((len(plan.rows), plan.questions), np.int64) for field in FIELDS}
     done, total = 0, plan.questions * plan.shuffles * len(plan.rows)
@@ -258,7 +258,7 @@ def _run(
         if progress:
             progress(name, done, total)
 
-    # The device is always given the next piece before the last one is waited for.
+    # The next piece is always dispatched before waiting for the last one.
     running: tuple[_Piece, Any] | None = None
     for piece, outcome in itertools.chain(_launch(plan, size, kept), [(None, None)]):
         if running is not None:
@@ -280,7 +280,7 @@ def _run(
 
 
 def _launch(plan: _Plan, size: int, kept: Checkpoint | None) -> Iterator[tuple[_Piece, Any]]:
-    """The pieces of this process, each with its outcome on the way, or with its sums if they were kept."""
+    """The pieces of this process, each with its outcome in flight, or with its sums if they were kept."""
     stores = [dataset.store for dataset in plan.datasets]
     shape = joint_shape(stores, bucketed=True)
     devices = tuple(jax.local_devices()) if jax.local_device_count() > 1 else None
@@ -303,15 +303,15 @@ def _launch(plan: _Plan, size: int, kept: Checkpoint | None) -> Iterator[tuple[_
 
 
 def _summed(outcome: Outcome, questions: int) -> dict[str, Int64[np.ndarray, "P q"]]:
-    """Over the shuffles, without the padding."""
+    """Sums over the shuffles, without the padding."""
     return {field: getattr(outcome, field)[:, :questions].sum(axis=-1, dtype=np.int64) for field in FIELDS}
 
 
 def _from_all_processes(sums: dict[str, Int64[np.ndarray, "R Q"]]) -> dict[str, Int64[np.ndarray, "R Q"]]:
-    """Every process's sums added up: a question has been replayed by one of them, and is 0 in the others."""
+    """Every process's sums added up: each question was replayed by one of them, and is 0 in the others."""
     from jax.experimental import multihost_utils
 
-    # As bytes, since JAX would make int32 of them.
+    # As bytes, since JAX would convert them to int32.
     gathered = multihost_utils.process_allgather({field: values.view(np.uint8) for field, values in sums.items()})
     return {field: np.ascontiguousarray(values).view(np.int64).sum(axis=0) for field, values in gathered.items()}
 

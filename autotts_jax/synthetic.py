@@ -1,29 +1,27 @@
-"""Realistic traces without a model: a generator, and the figures of eight recorded benchmarks to draw from.
+"""Realistic trajectories without a model: a generator, and presets fitted to recorded trajectories.
 
-A `QuestionModel` says in some hundred numbers how the branches of one question come out. `fit` measures these
-numbers on recorded traces, `generate` draws branches by them. The presets are fits of the public AutoTTS
-release (arXiv 2605.08083), four Qwen3 models on AIME 2024 and 2025; they hold numbers only, no text and no
-answer. ``python -m autotts_jax.synthetic REPLAY_DIRECTORY > presets.json`` makes them from the release's
+A `QuestionModel` describes in some hundred numbers how the branches of one question come out. `fit` measures these
+numbers on recorded trajectories, `generate` draws branches from them. The presets are fits of the public AutoTTS
+release (arXiv 2605.08083), four Qwen3 models on AIME 2024 and 2025; they hold numbers only, no texts and no
+answers. ``python -m autotts_jax.synthetic REPLAY_DIRECTORY > presets.json`` makes them from the release's
 ``<model>/<benchmark>.json``. NumPy only, no JAX.
 
 How a branch is drawn:
 
 1. *Where it ends*: on the gold answer, a rival, ``ERR``, ``No`` or one of many other answers, by the
-   question's shares. These are met in count, give or take one branch, so that a question is as hard under
-   every seed.
+   question's shares. These are met to within one branch, so that a question is equally hard under every seed.
 2. *Its length*: log-normal, with a median and a spread for each of these ends. Right branches are mostly
-   shorter: therefore a controller that listens to early finishers can do better than a vote of all.
-3. *Its probes*: they lag behind the tokens, by a share that differs a little from branch to branch, so that
-   ``tokens − Δ · probes`` runs from −Δ to some thousands.
+   shorter, so a controller that trusts early finishers can beat a vote of all.
+3. *Its probes*: they lag behind the tokens, by a share that varies a little between branches, so that
+   ``tokens − Δ · probes`` ranges from −Δ to some thousands.
 4. *When it settles*: after a fraction of its probes, from quantiles for right and for wrong branches.
 5. *What a probe shows*: there are four phases, three equal ones until the branch settles, and settled. Some
-   probes repeat the one before; of the rest some show what the branch will end on; the others show what the
-   question suggests in this phase, the same for all its branches.
+   probes repeat the one before; of the rest, some show the branch's final answer; the others follow the
+   question's distribution for this phase, the same for all its branches.
 
-What it leaves out: on its way a recorded branch keeps coming back to wrong answers of its own; a drawn one
-leans to no answer but its last. Methods that vote on unfinished branches notice: Parallel-Probe's accuracy
-differs by up to four points from that on the recorded traces, where that of the others differs by less than
-two.
+What it leaves out: before it settles, a recorded branch keeps returning to wrong answers of its own; a drawn one
+favours no answer but its final one. This affects methods that vote on unfinished branches: Parallel-Probe's
+accuracy differs by up to four points from that on the recorded trajectories, that of the others by less than two.
 """
 
 from __future__ import annotations
@@ -55,7 +53,7 @@ PRESETS = tuple(
 # The columns of a question's answers; its rivals follow.
 _GOLD, _ERR, _NO, _OTHER, _RIVALS = range(5)
 
-#: Rivals that `fit` tells apart; the wrong answers beyond are the others.
+#: Rivals that `fit` distinguishes; all further wrong answers are the others.
 _FITTED_RIVALS = 6
 _FITTED_PHASES = 4
 _FITTED_QUANTILES = 5
@@ -68,24 +66,24 @@ _NORMAL = np.array([statistics.NormalDist().inv_cdf(p) for p in _GRID])
 class QuestionModel:
     """How the branches of one question come out.
 
-    The C columns of answers are: the gold answer, ``ERR``, ``No``, the others (many, each of them rare), and
+    The C columns of answers are the gold answer, ``ERR``, ``No``, the others (many, each of them rare), and
     then the rivals, wrong answers with a column of their own. The last of the P phases is that of settled
-    branches; those before it share the way there equally.
+    branches; those before it divide the way there equally.
 
     Attributes:
       delta: Δ, tokens per interval.
       shares: ``[C]`` share of the branches that end on each column.
       length: ``[C]`` median tokens of the branches that end there.
       spread: ``[C]`` standard deviation of the logarithm of these tokens.
-      tokens: Least and most tokens of a branch; lengths beyond are cut to them, as a recording's limit does.
+      tokens: Least and most tokens of a branch; lengths are clipped to them, as by a recording's limit.
       probes: Least and most probes of a branch.
       clock: Δ · probes is about ``clock[0] + clock[1] · tokens``; ``clock[2]`` is the standard deviation,
         over branches, of the slope ``clock[1]``.
       settling: ``[2, K]`` quantiles, evenly spaced from the least to the greatest, of the fraction of its
-        probes after which a branch settles; for right branches and for wrong ones.
+        probes after which a branch settles; for right branches, then for wrong ones.
       repeat: ``[P]`` probability that a probe shows what the one before it showed.
-      own: ``[P]`` probability that another probe shows the answer that its branch will end on.
-      shown: ``[P, C]`` what the probes show that do neither.
+      own: ``[P]`` probability that any other probe shows its branch's final answer.
+      shown: ``[P, C]`` distribution of what the remaining probes show.
       others: Answers in the column of others; the i-th is drawn with a probability of about ``1 / √i``.
     """
 
@@ -105,11 +103,11 @@ class QuestionModel:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Preset:
-    """The figures of one benchmark as one model answered it.
+    """The figures of one model on one benchmark.
 
     Attributes:
       name: ``<model>/<benchmark>``.
-      questions: At least one.
+      questions: One model per question, at least one.
     """
 
     name: str
@@ -123,7 +121,7 @@ def load_preset(name: str) -> Preset:
       PresetError: if there is none.
     """
     if name not in PRESETS:
-        raise PresetError(f"there is no preset {name!r}. Take one of {', '.join(PRESETS)}, or `fit` one.")
+        raise PresetError(f"no preset {name!r}. Use one of {', '.join(PRESETS)}, or `fit` one.")
     return _presets()[name]
 
 
@@ -137,11 +135,11 @@ def generate(
     """Draws trajectories that resemble recorded ones.
 
     Args:
-      preset: Its name, or the figures themselves.
-      questions: How many. The preset's question models are taken in order as often as they fit in whole;
-        what is left of the number is filled by different ones, drawn by the seed, in order. A model taken
-        twice gives two questions with different answers and branches.
-      branches: How many each question has: one number, or one for every question.
+      preset: Its name, or the preset itself.
+      questions: How many. The preset's question models are used in order, in as many full passes as fit; the rest of
+        the questions use different models, drawn by the seed, in order. A model used twice gives two questions
+        with different answers and branches.
+      branches: How many each question has: one number, or one per question.
       seed: The same seed gives the same trajectories. Question i depends on its model, its number of
         branches, the seed and i, not on the other questions.
 
@@ -152,8 +150,8 @@ def generate(
     counts = [branches] * questions if isinstance(branches, int) else list(branches)
     if questions < 1 or len(counts) != questions or min(counts) < 1:
         raise PresetError(
-            f"{questions} questions with {branches} branches cannot be drawn. Ask for at least one question, "
-            "and for at least one branch: give one number, or one for every question."
+            f"{questions} questions with {branches} branches cannot be drawn. Request at least one question "
+            "and at least one branch: give one number, or one per question."
         )
     models = len(figures.questions)
     whole, rest = divmod(questions, models)
@@ -176,7 +174,7 @@ def generate(
 
 
 def fit(recorded: Trajectories) -> Preset:
-    """Measures the figures of recorded trajectories, so that `generate` draws ones that resemble them."""
+    """Fits a preset to recorded trajectories, from which `generate` draws similar ones."""
     return Preset(recorded.name, [_measure(question, recorded.unparsable) for question in recorded.questions])
 
 
@@ -190,7 +188,7 @@ def _draw(model: QuestionModel, N: int, text: str, rng: np.random.Generator) -> 
     shuffle = rng.permutation(N)
     ids, tokens, probes = ids[shuffle], tokens[shuffle], probes[shuffle]
 
-    # Ids become strings: answers as the benchmarks have them, numbers below 1000 while these suffice.
+    # Ids become strings like the benchmarks' answers: numbers below 1000, while these suffice.
     pool = len(model.shares) + model.others
     strings = rng.permutation(max(1000, pool))[:pool].astype(str).astype(object)
     strings[[_ERR, _NO]] = UNPARSABLE[0], "No"
@@ -213,7 +211,7 @@ def _draw(model: QuestionModel, N: int, text: str, rng: np.random.Generator) -> 
 def _ends(model: QuestionModel, N: int, rng: np.random.Generator) -> Int[np.ndarray, " N"]:
     """The column that each branch ends on, ascending."""
     bounds = np.cumsum(model.shares)
-    # Systematic sampling: equidistant points under one random shift hit every share as often as it is large.
+    # Systematic sampling: equidistant points under one random shift hit each share in proportion to its size.
     points = (np.arange(N) + rng.random()) / N
     return np.searchsorted(bounds[:-1] / bounds[-1], points, side="right")
 
@@ -228,7 +226,7 @@ def _lengths(
     offset, slope, deviation = model.clock
     probed = offset + (slope + deviation * rng.standard_normal(len(ends))) * tokens
     least, most = model.probes
-    # Recorded clocks are never ahead of the tokens by more than the interval that these began.
+    # Recorded probes are never ahead of the tokens by more than the interval that was begun.
     probes = np.clip(probed // model.delta, least, np.minimum(most, tokens // model.delta + 1))
     return tokens, probes.astype(int)
 
@@ -267,7 +265,7 @@ def _show(
 def _stratified(groups: Int[np.ndarray, " N"], rng: np.random.Generator) -> Float64[np.ndarray, " N"]:
     """Uniform numbers in (0, 1), evenly spread within each group of equal (ascending) values.
 
-    Even few branches then have the mean and the extremes that their distribution has.
+    Even a few branches then have the mean and the extremes of their distribution.
     """
     N = len(groups)
     rank = np.empty(N, int)
@@ -326,15 +324,15 @@ def _log_lengths(
     for end in np.unique(ends):
         among = ends == end
         length[end] = np.exp(logarithm[among].mean())
-        # A few branches have a mean but no spread of their own: take that of their like.
+        # A few branches have a mean but no spread of their own: use that of similar ones.
         like = among if np.sum(among) >= 4 else (ends == _GOLD) == (end == _GOLD)
         spread[end] = logarithm[like].std()
     return length, spread
 
 
 def _clock(tokens: Int32[np.ndarray, " N"], probes: Int32[np.ndarray, " N"], delta: int) -> Float64[np.ndarray, " 3"]:
-    """Offset, slope and the slope's deviation of Δ · probes as a line in the tokens."""
-    # Counting whole intervals loses half a one on average; it also adds the variance of a uniform rest.
+    """Offset, slope and the slope's deviation of Δ · probes as a linear function of the tokens."""
+    # Counting whole intervals loses half of one on average; it also adds the variance of a uniform remainder.
     probed = delta * (probes + 0.5)
     line, *_ = np.linalg.lstsq(np.stack([np.ones(len(tokens)), tokens], axis=1), probed)
     left = probed - line[0] - line[1] * tokens
@@ -345,10 +343,10 @@ def _clock(tokens: Int32[np.ndarray, " N"], probes: Int32[np.ndarray, " N"], del
 def _settling(
     agrees: Bool[np.ndarray, "N D"], probes: Int32[np.ndarray, " N"], ends: Int[np.ndarray, " N"]
 ) -> tuple[Int[np.ndarray, " N"], Float64[np.ndarray, "2 K"]]:
-    """The probe from which on each branch is settled, and the quantiles of these as fractions.
+    """The probe from which each branch is settled, and the quantiles of these as fractions.
 
-    A branch settles where it agrees with its final answer most from there on, a disagreement weighing two
-    agreements: a settled branch may falter, an unsettled one may show its answer in passing.
+    A branch settles where it agrees most with its final answer from there on, a disagreement weighing two
+    agreements: a settled branch may waver, an unsettled one may show its answer in passing.
     """
     gain = np.where(agrees, 1, -2) * (np.arange(agrees.shape[1]) < probes[:, None])
     settled = np.argmax(np.cumsum(gain[:, ::-1], axis=1)[:, ::-1], axis=1)
@@ -366,16 +364,16 @@ def _showing(
     settled: Int[np.ndarray, " N"],
     others: int,
 ) -> tuple[Float64[np.ndarray, " P"], Float64[np.ndarray, " P"], Float64[np.ndarray, "P C"]]:
-    """Probabilities that a probe repeats, shows its branch's own end, or else each column; by phase.
+    """Probabilities that a probe repeats, shows its branch's final answer, or else each column; by phase.
 
     A probe that shows what the one before it showed may be a repeat or a coincidence, and likewise with the
-    branch's end: expectation maximization shares each probe out among the three.
+    final answer: expectation maximization divides each probe among the three.
     """
     P, C = _FITTED_PHASES, _RIVALS + _FITTED_RIVALS
     depth = np.broadcast_to(np.arange(answers.shape[1]), answers.shape)
     way = np.maximum(settled, 1)[:, None]
     phases = np.where(depth < settled[:, None], (P - 1) * depth // way, P - 1)
-    seen = depth < probes[:, None] - 1  # the last probe shows the end by rule
+    seen = depth < probes[:, None] - 1  # the last probe shows the final answer by rule
     phase, shows, later = phases[seen], column[answers[seen]], depth[seen] > 0
     same = later & (answers == np.roll(answers, 1, axis=1))[seen]
     ends = (answers == finals[:, None])[seen]
@@ -384,7 +382,7 @@ def _showing(
     def total(weights: Float64[np.ndarray, " M"]) -> Float64[np.ndarray, " P"]:
         return np.bincount(phase, weights, minlength=P)
 
-    # A phase without a probe shows others, and so no gold answer to a hopeless question.
+    # A phase without probes shows others, so that a hopeless question never shows its gold answer.
     nothing = 1e-9 * np.eye(C)[_OTHER]
     repeat, own, shown = np.full(P, 0.5), np.full(P, 0.5), np.full((P, C), 1 / C)
     for _ in range(60):
@@ -420,7 +418,7 @@ def _from_json(row: dict[str, Any]) -> QuestionModel:
 
 
 def _to_json(presets: Iterable[Preset]) -> str:
-    """An object of presets by name, one line a question."""
+    """An object of presets by name, one line per question."""
     write = functools.partial(json.dumps, separators=(",", ":"))
     parts = []
     for preset in presets:
@@ -430,7 +428,7 @@ def _to_json(presets: Iterable[Preset]) -> str:
 
 
 def _short(value: Any) -> Any:
-    """The value in lists and numbers, with at most four significant digits and four decimals."""
+    """The value as lists and numbers, with at most four significant digits and four decimals."""
     match value:
         case dict():
             return {key: _short(item) for key, item in value.items()}

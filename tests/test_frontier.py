@@ -313,7 +313,7 @@ def test_what_is_chosen_on_one_set_is_reported_on_another() -> None:
         (lambda r: frontier.compare(r, CMC, datasets=["x"]), "dataset 'x': not in these results. Use one of a, b"),
         (lambda r: frontier.tokens_to_reach(r, CMC), "3 different rows. Say which"),
         (lambda r: frontier.tokens_to_reach(r, 80), "target 80: outside 0 to 1"),
-        (lambda r: frontier.areas(r, tokens=(9, 9)), "no range"),
+        (lambda r: frontier.areas(r, tokens=(9, 9)), "not a range"),
         (lambda r: frontier.held_out(r, ["a"], ["a", "b"]), "dataset a: both searched and reported"),
         (lambda r: frontier.held_out(r, [], ["b"]), "search: no dataset"),
     ],

@@ -184,7 +184,7 @@ def test_a_killed_command_goes_on(tmp_path: Path) -> None:
 def test_another_sweeps_checkpoint_is_refused(datasets: list[Dataset], tmp_path: Path, other: dict[str, Any]) -> None:
     usual = {"settings": METHODS[:1], "betas": [0, 1], "shuffles": 3, "chunk": 8, "checkpoint": tmp_path / "kept"}
     sweep(datasets[:1], **usual)
-    with pytest.raises(InputError, match="parts of another sweep"):
+    with pytest.raises(InputError, match="belongs to another sweep"):
         sweep(datasets[:1], **usual | other)
 
 

@@ -1,8 +1,8 @@
-"""Controllers as artefacts: compiled-in-advance functions that run without the Python they were written in.
+"""Controllers as artefacts: exported functions that run without the Python they were written in.
 
 An artefact holds a controller's `schedule`, `init` and `step` as StableHLO (`jax.export`), batched over a symbolic
-number of lanes, for CPU, CUDA and TPU at once, with what describes them as JSON. Loading it runs no Python from the
-file, and gives a `Controller` that `evaluate`, `sweep` and `check_controller` take like any other.
+number of lanes, for CPU, CUDA and TPU at once, with a description as JSON. Loading it runs no Python from the file
+and gives a `Controller` that `evaluate`, `sweep` and `check_controller` accept like any other.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class _Leaf(pydantic.BaseModel, frozen=True):
 
 
 class _Description(pydantic.BaseModel, frozen=True, extra="forbid"):
-    """What an artefact says of itself."""
+    """An artefact's description of itself."""
 
     format: Annotated[int, pydantic.Field(ge=_FORMAT, le=_FORMAT)] = _FORMAT
     name: str
@@ -82,7 +82,7 @@ class Artefact:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Of everything in it: two artefacts with one digest are the same."""
+        """A digest of all its contents: artefacts with equal digests are the same."""
         digest = hashlib.blake2b(digest_size=16)
         for name, content in sorted([("", self.description.encode()), *self.programs.items()]):
             digest.update(f"{name} {len(content)} ".encode())
@@ -91,11 +91,11 @@ class Artefact:
 
     @functools.cached_property
     def described(self) -> _Description:
-        """The description."""
+        """The parsed description."""
         return _Description.model_validate_json(self.description)
 
     def controller(self) -> Controller:
-        """The controller; equal artefacts give equal ones, so that nothing retraces."""
+        """The controller; equal artefacts give equal ones, so that nothing is retraced."""
         about = self.described
         return Controller(
             name=about.name,
@@ -118,8 +118,8 @@ def export_controller(
 
     Args:
       controller: What to export.
-      widths: Numbers of slots B to make it for, each 1 to 256. Another width is an error when it is replayed.
-      feature_names: Of the stores that it is to be replayed on.
+      widths: Numbers of slots B to export it for, each 1 to 256. Replaying it at another width is an error.
+      feature_names: Features of the stores that it will be replayed on.
 
     Raises:
       InputError: if the controller breaks the contract or calls what cannot be exported, such as a Python callback.
@@ -180,7 +180,7 @@ def load_controller(path: str | os.PathLike[str]) -> Controller:
     """Reads what `save_controller` wrote. No Python from the file is run.
 
     Raises:
-      InputError: if it is no artefact, or is damaged.
+      InputError: if it is not an artefact, or is damaged.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -192,7 +192,7 @@ def load_controller(path: str | os.PathLike[str]) -> Controller:
         raise InputError(f"{path}: no such file. Check the path.") from None
     except (OSError, KeyError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: no controller's artefact ({why}). Name what save_controller wrote.") from None
+        raise InputError(f"{path}: not a controller artefact ({why}). Name what save_controller wrote.") from None
     if found != artefact.digest:
         raise InputError(f"{path}: its digest is {artefact.digest}, it says {found}: damaged. Save it again.")
     needed = {"schedule", *(f"{part}-{width}" for part in ("init", "step") for width in about.widths)}
@@ -212,7 +212,7 @@ def _exported(controller: Controller, function: str, *args: PyTree) -> bytes:
     def batched(*leaves: Array) -> list[Array]:
         return jax.tree.leaves(jax.vmap(getattr(controller, function))(*jax.tree.unflatten(tree, leaves)))
 
-    # Without arguments there would be nothing to tell the number of lanes from.
+    # Without arguments there would be nothing to infer the number of lanes from.
     shapes = [jax.ShapeDtypeStruct((lanes, *leaf.shape), leaf.dtype) for leaf in leaves]
     try:
         with _without_source_locations():
@@ -226,7 +226,7 @@ def _exported(controller: Controller, function: str, *args: PyTree) -> bytes:
 
 @contextlib.contextmanager
 def _without_source_locations() -> Iterator[None]:
-    """Where a controller was exported from, and by which machine, is not a part of it."""
+    """Keeps out of an artefact where, and on which machine, it was exported."""
     options = {"jax_include_full_tracebacks_in_locations": False, "jax_hlo_source_file_canonicalization_regex": ".*"}
     before = {name: jax.config.values[name] for name in options}
     try:
@@ -245,7 +245,7 @@ def _leaves(tree: PyTree) -> tuple[_Leaf, ...]:
 
 
 def _source_text(controller: Controller) -> str:
-    """The text of the file that `step` is written in; empty where there is none, as in a notebook's cell."""
+    """The text of the file that defines `step`; empty where there is none, as in a notebook."""
     if isinstance(controller.step, _Function):
         return controller.step.artefact.described.source_text
     try:
@@ -294,7 +294,7 @@ def _by_name(names: Sequence[_Leaf], leaves: Sequence[Array]) -> PyTree:
 
 @functools.cache
 def _batched(artefact: Artefact, program: str) -> Callable[..., list[Array]]:
-    """A program over lanes. A vmap of it is the same program over more lanes: JAX cannot vmap an exported call."""
+    """A program over lanes. A vmap of it is the same program over more lanes, as JAX cannot vmap an exported call."""
     exported = jax.export.deserialize(bytearray(artefact.programs[program]))
     call = jax.jit(lambda *leaves: exported.call(*leaves))  # whose results are not tied to a device
 

@@ -10,7 +10,7 @@ from autotts_jax.errors import FetchError, InputError
 
 __all__ = ["FILES", "URL", "fetch"]
 
-#: Where the files lie: the AutoTTS repository at the commit whose files the checksums are of.
+#: Where the files are: the AutoTTS repository, at the commit that the checksums belong to.
 URL = (
     "https://raw.githubusercontent.com/zhengkid/AutoTTS/6daad631d3a62406910f5e3cf81bc395f8098622/"
     "efficient_reasoning_controller/test_environment/"
@@ -36,19 +36,19 @@ def fetch(
     cache: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> Path:
-    """Downloads replay files that the cache lacks and returns the cache's directory.
+    """Downloads replay files that the cache lacks, and returns the cache's directory.
 
     Args:
-      names: Files as ``<model>/<benchmark>``, or a model for all of its benchmarks; all files if empty.
+      names: Files as ``<model>/<benchmark>``, or a model for all of its benchmarks; defaults to all files.
       url: The directory that holds ``<model>/<benchmark>.json``, for mirrors.
-      cache: The directory to download to; the user's cache directory if left out.
-      progress: Show a progress bar.
+      cache: The directory to download to; defaults to the user's cache directory.
+      progress: Whether to show a progress bar.
 
     Raises:
       InputError: if a name is unknown.
-      FetchError: if a file cannot be had, or its checksum is wrong.
+      FetchError: if a file cannot be downloaded, or its checksum is wrong.
     """
-    import pooch  # with requests it takes a while to import
+    import pooch  # takes a while to import, with requests
     import requests
 
     wanted = []
@@ -70,10 +70,10 @@ def fetch(
         except requests.ConnectionError as error:
             raise FetchError(
                 f"{store.get_url(f'{name}.json')} cannot be reached: this machine seems to be offline, or the address "
-                "is wrong. Try again online, name a mirror with --url, or use the built-in traces."
+                "is wrong. Try again online, name a mirror with --url, or use the built-in trajectories."
             ) from error
         except requests.RequestException as error:
             raise FetchError(f"{store.get_url(f'{name}.json')}: {error}. Try again.") from error
-        except ValueError as error:  # pooch's word for a wrong checksum; it has removed the file
+        except ValueError as error:  # pooch's exception for a wrong checksum; it has removed the file
             raise FetchError(f"{name}.json: {error} The file there is not the published one.") from error
     return Path(store.abspath)

@@ -1,4 +1,4 @@
-"""Why episodes fail: many rerun at once, what matters of each kept, and said in so many characters."""
+"""Why episodes fail: many are replayed at once, reduced to what matters, and summarized within a length limit."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ __all__ = ["Failure", "Watched", "count_failures", "summarize", "watch"]
 
 
 class Failure(enum.IntEnum):
-    """Why an episode's answer is wrong; the first that holds, in this order."""
+    """Why an episode's answer is wrong: the first reason that applies, in this order."""
 
-    NONE = 0  # it is right
+    NONE = 0  # the answer is right
     UNPARSABLE_WON = 1  # an answer that could not be parsed won
     NEVER_SAMPLED = 2  # no revealed answer was right
     TIE_LOST = 3  # the right answer had as many votes as the one given
-    RIGHT_PRUNED = 4  # with the votes of pruned branches it would have had as many
-    STOPPED_EARLY = 5  # its share of the newest answers was rising, and branches were still running
+    RIGHT_PRUNED = 4  # with the votes of pruned branches, the right answer would have had as many
+    STOPPED_EARLY = 5  # the right answer's share of the newest answers was rising, and branches were still active
     OVERSPENT = 6  # the wrong answer stood firm for more than half of the tokens
     OUTVOTED = 7  # none of these
 
@@ -52,13 +52,13 @@ class Watched(NamedTuple):
 
 
 def watch(dataset: Dataset, row: Row, orders: Int[AnyArray, "Q S B"], rules: Rules | None = None) -> Watched:
-    """Reruns a row on every question under every order, and watches.
+    """Replays a row on every question under every order, and keeps what a summary needs.
 
     Args:
       dataset: What to replay.
       row: A controller with its parameters.
-      orders: The branch orders.
-      rules: What actions cost; the published accounting if left out.
+      orders: ``[Q, S, B]`` the branch orders.
+      rules: What actions cost; defaults to the published tables' accounting.
     """
     arrays = jax.tree.map(jnp.asarray, (dataset.store, row.params, orders, rules or Rules()))
     watched: Watched = until_all_ended(lambda rounds: _watch(row.controller, rounds, *arrays))
@@ -98,14 +98,14 @@ def _watch_one(
     episode = environment.deal(store, question, order)
     outcome, rows = record(controller, world, episode, params, rounds)
     state, gold = rows.state, store.gold[question]
-    happened = jnp.arange(rounds, dtype=jnp.int32) < outcome.rounds  # [T]; later rows repeat the last state
+    happened = jnp.arange(rounds, dtype=jnp.int32) < outcome.rounds  # [T]; later entries repeat the last state
 
     right = (state.answer == gold) & (gold >= 0)  # [T, B]
     voters = (state.depth > 0) & ~state.pruned & (state.answer >= 0)
     leads = (jax.vmap(plurality)(state.answer, voters).winner == gold) & (gold >= 0)  # [T]
     last = jax.tree.map(lambda leaf: leaf[-1], state)
 
-    # The votes that the answer was given on: the pool's if there is one.
+    # The votes behind the answer: the pool's, if there is one.
     finished = last.finished_at != environment.UNLIMITED
     pool = finished & ~last.pruned
     counted = jnp.where(jnp.any(pool), pool, voters[-1])
@@ -114,7 +114,7 @@ def _watch_one(
     newly = state.pruned & ~jnp.concatenate([jnp.zeros_like(state.pruned[:1]), state.pruned[:-1]])
     right_pruned = _total(newly & right & happened[:, None])
 
-    # Right answers among all newest ones, at the end against half-way.
+    # The share of right answers among the newest, at the end against halfway.
     middle = outcome.rounds // 2
     rising = _total(right[-1] & voters[-1]) * _total(voters[middle]) > _total(right[middle] & voters[middle]) * _total(
         voters[-1]
@@ -160,7 +160,7 @@ def _total(mask: Bool[Array, ...]) -> Int32[Array, ""]:
 
 
 def count_failures(watched: Watched) -> dict[Failure, tuple[int, tuple[int, int] | None]]:
-    """How many wrong episodes there are of each kind, and (question, shuffle) of one; the commonest kinds first."""
+    """The number of wrong episodes per kind, and (question, shuffle) of one; the most common kinds first."""
     found = {}
     for mode in list(Failure)[1:]:
         places = np.argwhere(watched.failure == mode)
@@ -169,7 +169,7 @@ def count_failures(watched: Watched) -> dict[Failure, tuple[int, tuple[int, int]
 
 
 def summarize(dataset: Dataset, row: Row, watched: Watched, *, characters: int = 4000) -> str:
-    """What happened, for a reader with room for so many characters; the most telling first.
+    """A text of at most `characters` characters on what happened, the most telling first.
 
     First all episodes together and their failures, then the questions, those most often wrong first.
     """
@@ -186,7 +186,7 @@ def summarize(dataset: Dataset, row: Row, watched: Watched, *, characters: int =
         f"{wrong} wrong episodes:",
     ]
     lines += [
-        f"  {mode.name.lower().replace('_', ' ')}: {count} (for one, question {place[0]}, shuffle {place[1]})"
+        f"  {mode.name.lower().replace('_', ' ')}: {count} (as in question {place[0]}, shuffle {place[1]})"
         for mode, (count, place) in count_failures(watched).items()
         if place
     ]
@@ -195,7 +195,7 @@ def summarize(dataset: Dataset, row: Row, watched: Watched, *, characters: int =
         lines.append("  " + _question(dataset, watched, q))
     text = ""
     for number, line in enumerate(lines):
-        rest = f"… {len(lines) - number} lines more"
+        rest = f"… {len(lines) - number} more lines"
         if len(text) + len(line) + len(rest) + 2 > characters:
             return (text + rest)[:characters]
         text += line + "\n"
@@ -229,7 +229,7 @@ def _stops(outcome: Outcome) -> str:
 
 
 def _late(settled: AnyArray, outcome: Outcome) -> str:
-    """The share of the tokens that was spent after the answer had changed for the last time."""
+    """The share of the tokens spent after the answer changed for the last time."""
     return f"{1 - float(np.sum(settled)) / max(float(np.sum(outcome.tokens)), 1):.0%}"
 
 

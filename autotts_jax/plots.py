@@ -1,4 +1,4 @@
-"""Figures, readable in print and by the colour-blind: functions that return a matplotlib figure, to be saved."""
+"""Figures, readable in print and by the colour-blind: each function returns a matplotlib figure to save."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from autotts_jax.traces import Trace
 
 __all__ = ["calibration", "episode_path", "per_question", "scaling_curves", "votes_over_rounds"]
 
-#: Okabe and Ito's palette (https://jfly.uni-koeln.de/color/), told apart in every kind of colour vision.
+#: Okabe and Ito's palette (https://jfly.uni-koeln.de/color/), distinguishable in every kind of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 
 _MARKERS, _LINES = "osD^vPX", ("-", "--", "-.", ":")
@@ -26,7 +26,7 @@ _OTHER, _NONE = "#999999", "#DDDDDD"
 
 
 def scaling_curves(table: pa.Table) -> Figure:
-    """Accuracy against tokens along β, a panel for each dataset, as in AutoTTS figure 3.
+    """Accuracy against tokens along β, one panel per dataset, as in AutoTTS figure 3.
 
     Args:
       table: `Results.table`. The bands are one standard error, clustered by question.
@@ -56,7 +56,7 @@ def scaling_curves(table: pa.Table) -> Figure:
             )
             panel.fill_between(tokens, accuracy - error, accuracy + error, color=colour, alpha=0.12, linewidth=0)
         panel.set_xscale("log")
-        _style(panel, dataset, "tokens an episode", "accuracy")
+        _style(panel, dataset, "tokens per episode", "accuracy")
         panel.yaxis.set_major_formatter(PercentFormatter(1))
     for panel in panels[len(datasets) :]:
         panel.set_axis_off()
@@ -66,12 +66,12 @@ def scaling_curves(table: pa.Table) -> Figure:
 
 
 def per_question(table: pa.Table, controller: str, beta: float | None = None) -> Figure:
-    """Tokens against accuracy, a point for each question.
+    """Accuracy against tokens, one point per question.
 
     Args:
       table: `Results.per_question`.
-      controller: Which to show.
-      beta: At which β; all rows of the controller if left out.
+      controller: The controller to show.
+      beta: The β to show; defaults to all rows of the controller.
     """
     rows = [row for row in table.to_pylist() if row["controller"] == controller and beta in (None, row["beta"])]
     datasets = list(dict.fromkeys(row["dataset"] for row in rows))
@@ -90,14 +90,14 @@ def per_question(table: pa.Table, controller: str, beta: float | None = None) ->
         )
     panel.set_xscale("log")
     at = "" if beta is None else f", β = {beta:g}"
-    _style(panel, f"{controller.replace('_', ' ')}{at}: each question", "tokens an episode", "accuracy")
+    _style(panel, f"{controller.replace('_', ' ')}{at}: each question", "tokens per episode", "accuracy")
     panel.yaxis.set_major_formatter(PercentFormatter(1))
     panel.legend(frameon=False, fontsize=7)
     return figure
 
 
 def episode_path(trace: Trace) -> Figure:
-    """Branches as lanes over depth, coloured by answer, with prunes and the stop, as in AutoTTS figure 2."""
+    """Branches as bars over depth, coloured by answer, with prunes and the stop, as in AutoTTS figure 2."""
     events = [
         (event.kind, event.slot, event.depth, event.answer)
         for moment in trace.rounds
@@ -157,12 +157,12 @@ def votes_over_rounds(trace: Trace) -> Figure:
 
 
 def calibration(confidence: Float[AnyArray, " N"], right: Bool[AnyArray, " N"], *, bins: int = 10) -> Figure:
-    """How often a controller is right when it is so confident; a calibrated one lies on the diagonal.
+    """How often a controller is right at each confidence; a calibrated one lies on the diagonal.
 
     Args:
       confidence: From 0 to 1, such as CMC's ``ema`` when it stopped.
       right: Whether the answer was right.
-      bins: Of equal width.
+      bins: Number of bins, of equal width.
     """
     confidence, right = np.asarray(confidence), np.asarray(right)
     which = np.minimum((confidence * bins).astype(int), bins - 1)
@@ -176,14 +176,14 @@ def calibration(confidence: Float[AnyArray, " N"], right: Bool[AnyArray, " N"], 
     panel.errorbar(middle, share, yerr=error, color=COLOURS[0], marker="o", markersize=4, linewidth=1.2, capsize=2)
     for x, y, n in zip(middle, share, counts, strict=True):
         panel.annotate(f"{n}", (x, y), textcoords="offset points", xytext=(4, -9), fontsize=6, color="#555555")
-    _style(panel, "calibration (points: episodes)", "confidence", "share that is right")
+    _style(panel, "calibration (labels: episodes)", "confidence", "share right")
     panel.set_xlim(-0.02, 1.02)
     panel.set_ylim(-0.02, 1.02)
     return figure
 
 
 def _colours(trace: Trace) -> Mapping[str, str]:
-    """Colours of the gold answer, the one given, and the most voted others."""
+    """Colours of the gold answer, the given one, and the others with the most votes."""
     total: Counter[str] = Counter()
     for moment in trace.rounds:
         total.update(moment.votes)

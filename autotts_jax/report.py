@@ -35,7 +35,7 @@ def page(
     Args:
       results: Of a sweep.
       dataset: What was swept, as one dataset.
-      orders: The orders that were replayed.
+      orders: ``[Q, S, B]`` the orders that were replayed.
       rules: What actions cost.
       progress: Called with a controller's name before its episodes are replayed again.
     """
@@ -74,7 +74,7 @@ def page(
 
 
 def _one_row_each(rows: Sequence[tts.Row]) -> list[tts.Row]:
-    """Each method's row at the middle of its β grid."""
+    """Each controller's row at the middle of its β grid."""
     by_name: dict[str, list[tts.Row]] = {}
     for row in rows:
         by_name.setdefault(row.controller.name, []).append(row)
@@ -106,7 +106,7 @@ def _examples(
 
 
 def _rounds(trace: tts.traces.Trace) -> str:
-    """What a reader steps through, as JSON."""
+    """The rounds that a reader steps through, as JSON."""
     return json.dumps(
         [
             {
@@ -132,7 +132,7 @@ def _words(mode: tts.failures.Failure) -> str:
 
 
 def _svg(figure: Figure) -> Markup:
-    """The figure as part of a page."""
+    """The figure as inline SVG."""
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     # Made here, not by a user: no need to escape it.

@@ -1,4 +1,4 @@
-"""What a sweep found: tables, and their files."""
+"""The results of a sweep: tables and their files."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ FIELDS = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Results:
-    """What a sweep found.
+    """The results of a sweep.
 
     Attributes:
-      rows: The parameter vectors, R of them.
-      parts: Name and number of questions of each dataset, Q in all.
-      golds: The gold answers.
-      sums: For each of `FIELDS` ``[R, Q]`` its sum over a question's shuffles.
+      rows: Controllers with a parameter vector, R of them.
+      parts: Name and number of questions of each part; Q questions in total.
+      golds: The gold answer of each question.
+      sums: For each of `FIELDS`, ``[R, Q]`` its sum over a question's shuffles.
       shuffles: Branch orders per question.
       notes: What a reader should know about the rows.
     """
@@ -88,7 +88,7 @@ class Results:
 
     @functools.cached_property
     def per_question(self) -> pa.Table:
-        """The same, one row per question; without standard errors."""
+        """The same with one row per question, without standard errors."""
         tables = []
         for name, inside in self.slices():
             questions = inside.stop - inside.start
@@ -110,7 +110,7 @@ class Results:
         return pa.concat_tables(map(pa.table, tables))
 
     def write(self, directory: str | os.PathLike[str], *, per_question: bool = False) -> list[Path]:
-        """Writes ``results.csv`` and ``.parquet`` (and ``questions.*``), each whole or not at all."""
+        """Writes ``results.csv`` and ``.parquet`` (and ``questions.*``), each whole or not at all, and lists them."""
         directory = writable(directory)
         tables = {"results": self.table} | ({"questions": self.per_question} if per_question else {})
         csv = pa.csv.WriteOptions(quoting_style="needed")
@@ -125,12 +125,12 @@ class Results:
         ]
 
     def slices(self) -> list[tuple[str, slice]]:
-        """Each dataset's name and where its questions lie among the Q."""
+        """Each part's name and the slice of its questions among the Q."""
         stops = np.cumsum([questions for _, questions in self.parts]).tolist()
         return [(name, slice(stop - n, stop)) for (name, n), stop in zip(self.parts, stops, strict=True)]
 
     def _heads(self, dataset: str, rows: np.ndarray) -> dict[str, Any]:
-        """The columns that name a table's rows; `rows` are indices into `self.rows`."""
+        """The columns that identify a table's rows; `rows` are indices into `self.rows`."""
         columns: dict[str, list[Any]] = {
             "controller": [row.controller.name for row in self.rows],
             "beta": [row.beta for row in self.rows],
@@ -141,7 +141,7 @@ class Results:
         return {"dataset": pa.array([dataset] * len(rows), pa.string())} | heads
 
     def _standard_errors(self, sums: Int64[np.ndarray, "R q"]) -> pa.Array:
-        """Of means over questions, from the questions' own means: clustered by question."""
+        """Standard errors of means over questions, from the questions' own means: clustered by question."""
         questions = sums.shape[1]
         if questions < 2:
             return pa.nulls(len(sums), pa.float64())

@@ -1,4 +1,4 @@
-"""The contract of a controller as an executable check, for users, tests and the search."""
+"""The controller contract as an executable check, for users, tests and searches."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ __all__ = ["Report", "check_controller"]
 _BETAS = np.linspace(0, 1, 101, dtype=np.float32)
 _FEW_BETAS = np.linspace(0, 1, 3, dtype=np.float32)
 
-#: Slots of the checked episodes, and another number that the functions must take as well.
+#: Slots of the checked episodes, and another number that the functions must accept.
 _WIDTH, _OTHER_WIDTH = 64, 24
 
-# The world is small: programs run no faster when they are optimized, and compile in half the time when they are not.
+# The world is small: programs run as fast unoptimized, and compile in half the time.
 _QUICKLY = {"xla_backend_optimization_level": 0}
 
 _evaluate = jax.jit(evaluate, static_argnums=0, compiler_options=_QUICKLY)
@@ -44,8 +44,8 @@ class Report:
     """What `check_controller` found.
 
     Attributes:
-      passed: The checks, in words.
-      notes: What is legal but wasteful or strange.
+      passed: The checks that passed, in words.
+      notes: What is allowed but wasteful or strange.
     """
 
     passed: tuple[str, ...]
@@ -57,10 +57,10 @@ def check_controller(controller: Controller, feature_names: tuple[str, ...] = ()
 
     Args:
       controller: What to check.
-      feature_names: Recorded features that it looks at.
+      feature_names: Recorded features that it reads.
 
     Raises:
-      ContractError: at the first rule that is broken.
+      ContractError: at the first broken rule.
     """
     try:
         check_shapes(controller, _width(controller), feature_names)
@@ -80,21 +80,21 @@ def check_controller(controller: Controller, feature_names: tuple[str, ...] = ()
         "no NaN": lambda: _check_finite(controller, rows),
         "every episode ends": lambda: _check_end(controller, outcome, rounds),
         "only revealed answers are given": lambda: _check_answers(controller, outcome, rows),
-        "what was not paid for changes nothing": lambda: _check_hidden(controller, store, params, outcome, rows, run),
-        "nothing retraces over β": lambda: _check_retrace(controller, traces),
-        "ended episodes absorb, padding changes nothing": lambda: _check_driver(controller, store, driven, outcome),
-        "no more branches are opened than it says": lambda: _check_opens(controller, store, params, outcome),
-        "exported, it decides the same": lambda: _check_export(controller, store, params, outcome),
+        "unpaid information changes nothing": lambda: _check_hidden(controller, store, params, outcome, rows, run),
+        "no retracing over β": lambda: _check_retrace(controller, traces),
+        "the end is final, padding changes nothing": lambda: _check_driver(controller, store, driven, outcome),
+        "no more branches are opened than declared": lambda: _check_opens(controller, store, params, outcome),
+        "the exported controller decides the same": lambda: _check_export(controller, store, params, outcome),
     }
     for check in checks.values():
         check()
     notes = []
     if refused := int(outcome.refused.sum()):
-        notes.append(f"{refused} inadmissible actions were masked; ask obs.active and obs.unopened first.")
+        notes.append(f"{refused} inadmissible actions were masked; check obs.active and obs.unopened first.")
     if idle := int(outcome.idle.sum()):
         notes.append(
-            f"{idle} of {outcome.idle.size} episodes ended by a round that changed nothing, not by stop; `wait` lets "
-            f"up to {MAX_WAITS} such rounds pass."
+            f"{idle} of {outcome.idle.size} episodes ended with a round that changed nothing, not with stop; `wait` "
+            f"allows up to {MAX_WAITS} such rounds in a row."
         )
     if not int(outcome.opened.sum()):
         notes.append("no branch was ever opened.")
@@ -106,7 +106,7 @@ def _check_width(controller: Controller, feature_names: tuple[str, ...]) -> None
         check_shapes(controller, _OTHER_WIDTH, feature_names)
     except InputError as error:
         raise ContractError(
-            f"{error} It passes with {_WIDTH} slots and fails with {_OTHER_WIDTH}: a number of slots is written out. "
+            f"{error} It passes with {_WIDTH} slots and fails with {_OTHER_WIDTH}: a number of slots is hard-coded. "
             "Use obs.width."
         ) from error
 
@@ -150,7 +150,7 @@ def _orders(controller: Controller, store: ReplayStore) -> np.ndarray:
 
 
 def _enough_rounds(outcome: Outcome, store: ReplayStore) -> int:
-    """As many as the longest episode has, in powers of two; at most as many as one that works in each can have."""
+    """A power of two, enough for the longest episode; no more than an episode can have if each round does work."""
     rounds, most = 128, _WIDTH * (2 * store.answers.shape[-1] + 1)  # an interval, a probe or a prune in each
     longest = int(np.max(outcome.rounds))
     while rounds < min(longest, most):
@@ -176,7 +176,7 @@ def _replayer(controller: Controller, traces: list[ReplayStore], rounds: int) ->
 
 
 def _check_schedule(controller: Controller) -> PyTree:
-    """Finite and monotone over a fine grid; returns the parameters of a few β."""
+    """Checks that it is finite and monotone over a fine grid; returns the parameters at a few β."""
     params = jax.device_get(jax.jit(jax.vmap(controller.schedule))(jnp.asarray(_BETAS)))
     for name, leaf in named_leaves(params).items():
         if not np.all(np.isfinite(leaf)):
@@ -195,7 +195,7 @@ def _check_schedule(controller: Controller) -> PyTree:
         if leaf.min() < low or leaf.max() > high:
             raise ContractError(
                 f"{controller.name}.schedule: {name} goes from {leaf.min()} to {leaf.max()}, outside its bounds "
-                f"{low:g} to {high:g}. Mend the schedule or the bounds."
+                f"{low:g} to {high:g}. Fix the schedule or the bounds."
             )
     return jax.vmap(controller.schedule)(jnp.asarray(_FEW_BETAS))
 
@@ -210,15 +210,15 @@ def _check_closure(controller: Controller) -> None:
         ):
             if isinstance(cell.cell_contents, jax.Array | np.ndarray):
                 raise ContractError(
-                    f"{controller.name}.{part} closes over the array {name}. Put it into params or memory, or make "
-                    "it inside the function."
+                    f"{controller.name}.{part} closes over the array {name}. Put it into params or memory, or "
+                    "create it inside the function."
                 )
 
 
 def _check_retrace(controller: Controller, traces: list[ReplayStore]) -> None:
     if len(traces) > 1:
         raise ContractError(
-            f"{controller.name} is traced again for other values of β. Let no Python value depend on them."
+            f"{controller.name} is retraced for other values of β. Let no Python value depend on β."
         )
 
 
@@ -239,7 +239,7 @@ def _check_end(controller: Controller, outcome: Outcome, rounds: int) -> None:
 
 
 def _check_answers(controller: Controller, outcome: Outcome, rows: Record) -> None:
-    """Ids tell nothing, so an answer that no branch showed can only be a guess at ids."""
+    """Ids carry no information, so an answer that no branch showed can only be a guess."""
     shown = np.any(rows.state.answer == outcome.answer[..., None, None], axis=(-1, -2))
     if np.any(~shown & (outcome.answer != NO_ANSWER)):
         wrong = outcome.answer[~shown & (outcome.answer != NO_ANSWER)][0]
@@ -260,15 +260,15 @@ def _padded(store: ReplayStore) -> ReplayStore:
 
 
 def _check_driver(controller: Controller, store: ReplayStore, driven: Outcome, outcome: Outcome) -> None:
-    """`evaluate` on a padded store against the record, which goes on long after an episode's end."""
+    """Compares `evaluate` on a padded store with `record`, which continues long after an episode's end."""
     found = jax.tree.map(lambda leaf: np.asarray(leaf)[:, : len(store.gold), 0], driven)
-    _same(controller, outcome, found, "padding the store, or going on after the end,")
+    _same(controller, outcome, found, "padding the store, or continuing after the end,")
 
 
 def _check_hidden(
     controller: Controller, store: ReplayStore, params: PyTree, outcome: Outcome, rows: Record, run: _Run
 ) -> None:
-    """Perturbs unopened branches, unread rests and unprobed answers of each episode, and compares."""
+    """Perturbs each episode's unopened branches, unread remainders and unprobed answers, and compares."""
     orders, rng = _orders(controller, store)[:, 0], np.random.default_rng(1)
     P, Q = outcome.answer.shape
     for p in range(P):
@@ -299,12 +299,12 @@ def _check_hidden(
 
 
 def _check_opens(controller: Controller, store: ReplayStore, params: PyTree, outcome: Outcome) -> None:
-    """The bound that the controller declares holds, and slots beyond it change nothing."""
+    """Checks that the declared bound on branches holds, and that slots beyond it change nothing."""
     most = [controller.most_branches(_row(params, p)) for p in range(len(outcome.answer))]
     for p, bound in enumerate(most):
         if bound is not None and outcome.opened[p].max() > bound:
             raise ContractError(
-                f"{controller.name} opens {outcome.opened[p].max()} branches, more than its parameters in opens say: "
+                f"{controller.name} opens {outcome.opened[p].max()} branches, more than its opens parameters allow: "
                 f"{bound}. Name the parameters that bound them, or none."
             )
     narrow = max((max(bound, 1) for bound in most if bound is not None and bound < _WIDTH), default=None)
@@ -324,7 +324,7 @@ def _check_export(controller: Controller, store: ReplayStore, params: PyTree, ou
         raise ContractError(str(error)) from error
     again = jax.vmap(exported.schedule)(jnp.asarray(_FEW_BETAS))
     if not all(map(np.array_equal, jax.tree.leaves(again), jax.tree.leaves(params))):
-        raise ContractError(f"{controller.name}.schedule gives other parameters when exported.")
+        raise ContractError(f"{controller.name}.schedule gives different parameters when exported.")
     found = _evaluate(exported, store, again, _orders(controller, store))
     found = jax.tree.map(lambda leaf: np.asarray(leaf)[:, :, 0], found)
     _same(controller, outcome, found, "exporting it")

@@ -231,16 +231,16 @@ def test_damaged_files_are_refused(place: Path, tmp_path: Path) -> None:
     good = path.read_bytes()
     for content in (b"", b"no zip", good[: len(good) // 2], good[:-1], good[100:]):
         bad.write_bytes(content)
-        with pytest.raises(InputError, match=r"bad\.zip: no controller's artefact"):
+        with pytest.raises(InputError, match=r"bad\.zip: not a controller artefact"):
             load_controller(bad)
     with pytest.raises(InputError, match=r"gone\.zip: no such file"):
         load_controller(tmp_path / "gone.zip")
-    with pytest.raises(InputError, match="no controller's artefact"):
+    with pytest.raises(InputError, match="not a controller artefact"):
         load_controller(tmp_path)
     inside = members(path)
     for name in inside:
         rewritten(bad, {key: value for key, value in inside.items() if key != name})
-        with pytest.raises(InputError, match=r"bad\.zip: (no controller's artefact|its digest is)"):
+        with pytest.raises(InputError, match=r"bad\.zip: (not a controller artefact|its digest is)"):
             load_controller(bad)
     about = json.loads(inside["controller.json"])
     swapped = inside | {"init-64": inside["step-64"], "step-64": inside["init-64"]}
@@ -270,7 +270,7 @@ def test_what_it_describes_must_be_there(place: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not what it describes"):
         load_controller(sealed(description | {"widths": [64, 24, 32]}, inside))
     for wrong in ({"format": 2}, {"widths": "many"}, {"more": 1}, {"bounds": None}):
-        with pytest.raises(InputError, match="no controller's artefact"):
+        with pytest.raises(InputError, match="not a controller artefact"):
             load_controller(sealed(description | wrong, inside))
 
 

@@ -163,12 +163,12 @@ def calling_back(params: Params, memory: jax.Array, obs: Observation) -> tuple[j
         ),
         (
             {"init": of_64_slots, "step": adding_depths},
-            "It passes with 64 slots and fails with 24: a number of slots is written out. Use obs.width.",
+            "It passes with 64 slots and fails with 24: a number of slots is hard-coded. Use obs.width.",
         ),
         ({"opens": ("breadth",)}, "broken.opens: there is no parameter breadth."),
         (
             {"opens": ("branches",), "step": acting(open=lambda o: (o.round == 0) & fresh_slots(o, 11))},
-            "opens 11 branches, more than its parameters in opens say: 1.",
+            "opens 11 branches, more than its opens parameters allow: 1.",
         ),
         (
             {"opens": ("branches",), "step": acting(stop=lambda o: (o.opened > 0) & (o.unopened > 40))},
@@ -193,7 +193,7 @@ def test_an_endless_controller_is_found() -> None:
     """Pruning nothing and asking for one more interval cannot go on, but probing in turns could for long."""
     slow = acting(stop=lambda o: jnp.asarray(False), continue_=lambda o: jnp.zeros(o.width, jnp.int32))
     report = check_controller(dataclasses.replace(GOOD, step=slow))
-    assert "ended by a round that changed nothing" in report.notes[0]
+    assert "ended with a round that changed nothing" in report.notes[0]
 
 
 def test_waste_is_noted() -> None:
@@ -295,7 +295,7 @@ def test_waiting_for_too_long_is_idling() -> None:
     assert (outcome.answer == NO_ANSWER).all()
     never = dataclasses.replace(SLEEPER, schedule=Schedule(Naps(whole(300, 400))), bounds={})
     (note,) = check_controller(never).notes
-    assert note.startswith("12 of 12 episodes ended by a round that changed nothing")
+    assert note.startswith("12 of 12 episodes ended with a round that changed nothing")
 
 
 def test_waits_are_counted_in_a_row() -> None:

@@ -97,7 +97,8 @@ def _watch_one(
     store: Any = world.store
     episode = environment.deal(store, question, order)
     outcome, rows = record(controller, world, episode, params, rounds)
-    state, gold = rows.state, store.gold[question]
+    state: Any = rows.state
+    gold = store.gold[question]
     happened = jnp.arange(rounds, dtype=jnp.int32) < outcome.rounds  # [T]; later entries repeat the last state
 
     right = (state.answer == gold) & (gold >= 0)  # [T, B]

@@ -11,7 +11,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, SupportsIndex, TypeAlias
 
 import jax
 import numpy as np
@@ -124,9 +124,9 @@ class Dataset:
         """The number of questions."""
         return len(self.texts)
 
-    def answer(self, question: int, answer_id: int) -> str | None:
+    def answer(self, question: int, answer_id: SupportsIndex) -> str | None:
         """The string behind an answer id; None for NO_ANSWER."""
-        return self.choices[question][answer_id] if answer_id >= 0 else None
+        return self.choices[question][answer_id] if int(answer_id) >= 0 else None
 
 
 def pack(trajectories: Trajectories, *, seed: int = 0) -> Dataset:

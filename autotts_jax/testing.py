@@ -277,7 +277,7 @@ def _check_hidden(
         for q in range(Q):
             dealt = orders[q] >= 0
             branch = orders[q][dealt]
-            state = jax.tree.map(lambda leaf, p=p, q=q: leaf[p, q], rows.state)
+            state = jax.tree.map(lambda leaf, p=p, q=q: jnp.asarray(leaf[p, q]), rows.state)
             depth = state.depth[-1][dealt]
             unread = depth < intervals[q, branch]
             # revealed[t, i]: the depth at which slot i's newest answer of round t was revealed.

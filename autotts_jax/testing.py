@@ -217,9 +217,7 @@ def _check_closure(controller: Controller) -> None:
 
 def _check_retrace(controller: Controller, traces: list[ReplayStore]) -> None:
     if len(traces) > 1:
-        raise ContractError(
-            f"{controller.name} is retraced for other values of β. Let no Python value depend on β."
-        )
+        raise ContractError(f"{controller.name} is retraced for other values of β. Let no Python value depend on β.")
 
 
 def _check_finite(controller: Controller, rows: Record) -> None:

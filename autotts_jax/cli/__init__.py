@@ -1,4 +1,4 @@
-"""The command line: ``autotts --help`` lists the commands, each of which has a file here."""
+"""The command line: ``autotts --help`` lists the commands, each in a file of its own here."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ for command in (
 
 
 def _configure_jax() -> None:
-    """One device per core, and compiled programs kept on disk, unless the user has said otherwise."""
-    # It is too late for more devices where another program has already opened JAX's backend.
+    """Uses one device per core and keeps compiled programs on disk, unless configured otherwise."""
+    # Too late for more devices if JAX's backend is already initialized.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", _cores())
     if jax.config.values["jax_compilation_cache_dir"] is None:
@@ -54,7 +54,7 @@ def _configure_jax() -> None:
 
 
 def main() -> None:
-    """The ``autotts`` command. Bad input ends it with one line and exit code 2, a failed download with 1."""
+    """The ``autotts`` command. Bad input exits with one line and code 2, a failed download with code 1."""
     _configure_jax()
     try:
         app()
@@ -64,5 +64,5 @@ def main() -> None:
 
 
 def _cores() -> int:
-    """The cores that this process may use: a cluster's scheduler may have given it some of the machine's."""
+    """The cores that this process may use: a cluster's scheduler may have assigned it only some."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

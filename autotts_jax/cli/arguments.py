@@ -1,4 +1,4 @@
-"""What a sweep was asked for, in a file beside its results."""
+"""A sweep's arguments, in a file beside its results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Arguments"]
 
 
 class Arguments(pydantic.BaseModel, extra="forbid"):
-    """The arguments of `autotts sweep` that its figures depend on."""
+    """The arguments of `autotts sweep` that its results depend on."""
 
     FILE: ClassVar = "arguments.json"
 
@@ -32,7 +32,7 @@ class Arguments(pydantic.BaseModel, extra="forbid"):
         """The arguments of the sweep that wrote this directory.
 
         Raises:
-          InputError: if there are none, or they are no longer understood.
+          InputError: if the file is missing or not understood.
         """
         file = directory / cls.FILE
         try:
@@ -41,5 +41,5 @@ class Arguments(pydantic.BaseModel, extra="forbid"):
             wrong = error.errors()[0] if isinstance(error, pydantic.ValidationError) else None
             why = error if wrong is None else f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
             raise tts.InputError(
-                f"{file}: not read ({why}). Name the directory that `autotts sweep --out` wrote."
+                f"{file}: cannot be read ({why}). Name the directory that `autotts sweep --out` wrote."
             ) from None

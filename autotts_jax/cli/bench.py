@@ -23,16 +23,16 @@ def bench(
     controller: Controllers = None,
     beta: Betas = "0:1:11",
     shuffles: Annotated[int, typer.Option(min=1, help="Branch orders per question.")] = 100,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed runs; medians are given.")] = 5,
-    devices: Annotated[int | None, typer.Option(min=1, help="How many devices; all if left out.")] = None,
-    lanes: Annotated[int | None, typer.Option(min=1, help="Episodes side by side on a device.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed runs; the median is reported.")] = 5,
+    devices: Annotated[int | None, typer.Option(min=1, help="Number of devices; defaults to all.")] = None,
+    lanes: Annotated[int | None, typer.Option(min=1, help="Episodes side by side per device.")] = None,
     against: Annotated[str | None, typer.Option(help="python: also time the plain-Python oracle.")] = None,
-    roofline: Annotated[bool, typer.Option("--roofline", help="Compare with the devices' bandwidth.")] = False,
+    roofline: Annotated[bool, typer.Option("--roofline", help="Compare with the devices' memory bandwidth.")] = False,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="File for the figures, as a list of records.")
+        Path | None, typer.Option("--json", help="JSON file for the timings.")
     ] = None,
 ) -> None:
-    """Time controllers: compiling, running, the lanes' occupancy, and what they are measured against."""
+    """Time controllers: compilation, runs, lane occupancy."""
     betas = parsed_betas(beta)
     settings = [tts.Setting.parse(text) for text in controller or tts.CONTROLLERS]
     if against not in (None, "python"):
@@ -40,7 +40,7 @@ def bench(
     oracle = timing.load_oracle() if against else None
     if devices is not None and devices > jax.local_device_count():
         raise tts.InputError(
-            f"--devices {devices}: there are only {jax.local_device_count()}. Ask for at most that many."
+            f"--devices {devices}: there are only {jax.local_device_count()}. Use at most that many."
         )
     check_file(json_file)
     dataset = tts.concatenate(opened(data))

@@ -14,7 +14,7 @@ __all__ = ["controllers"]
 
 
 def controllers() -> None:
-    """List the built-in controllers and their parameters from β = 0 to β = 1."""
+    """List the built-in controllers and their schedules."""
     table = Table("parameter", "β = 0", "β = 1", "bounds", box=SIMPLE_HEAD)
     for controller in tts.CONTROLLERS.values():
         table.add_row(f"[bold]{controller.name}[/bold] ({controller.source})", end_section=False)

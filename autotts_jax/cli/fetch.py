@@ -16,10 +16,10 @@ __all__ = ["fetch"]
 def fetch(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="MODEL or MODEL/BENCHMARK; all files if left out.", metavar="[NAME]…"),
+        typer.Argument(help="MODEL or MODEL/BENCHMARK; defaults to all files.", metavar="NAME"),
     ] = None,
-    to: Annotated[Path | None, typer.Option(help="Directory; the user's cache if left out.")] = None,
-    url: Annotated[str, typer.Option(help="A mirror's directory that holds MODEL/BENCHMARK.json.")] = downloads.URL,
+    to: Annotated[Path | None, typer.Option(help="Directory to download to; defaults to the user's cache.")] = None,
+    url: Annotated[str, typer.Option(help="Directory that holds MODEL/BENCHMARK.json.")] = downloads.URL,
 ) -> None:
     """Download the public AutoTTS replay files."""
     with ERR.status(f"fetching {', '.join(names) if names else f'{len(downloads.FILES)} files'}"):

@@ -15,7 +15,7 @@ __all__ = ["info"]
 
 
 def info(file: Annotated[Path, typer.Argument(help=f"A trajectory file ({trajectories.suffixes()}).")]) -> None:
-    """Say what is in a data file: counts, lengths, accuracies, odd things."""
+    """Summarize a trajectory file: counts, lengths, accuracies."""
     table = Table(show_header=False, box=None)
     for label, text in trajectories.describe(trajectories.read(file)).items():
         table.add_row(label, text)

@@ -1,4 +1,4 @@
-"""What the commands share: options and what they mean, the consoles, progress, files that are written."""
+"""What the commands share: options, consoles, progress bars, output files."""
 
 from __future__ import annotations
 
@@ -40,24 +40,24 @@ OUT, ERR = Console(), Console(stderr=True)
 
 Data = Annotated[
     list[Path] | None,
-    typer.Argument(help=f"Files ({suffixes()}), stores or directories; the built-in traces if left out."),
+    typer.Argument(help=f"Files ({suffixes()}), stores or directories; defaults to built-in trajectories."),
 ]
 Controllers = Annotated[
     list[str] | None,
-    typer.Option(help="NAME[:key=value,…] or FILE.py:ATTRIBUTE[:…]; repeatable; all built-in ones if left out."),
+    typer.Option(help="NAME[:key=value,…] or FILE.py:ATTRIBUTE[:…]; repeatable; defaults to all built-in ones."),
 ]
-Betas = Annotated[str, typer.Option(help="START:STOP:COUNT, or values: 0,0.5,1.")]
+Betas = Annotated[str, typer.Option(help="The β grid: START:STOP:COUNT, or values as in 0,0.5,1.")]
 
 
 def opened(paths: Sequence[Path] | None) -> list[tts.Dataset]:
-    """What the paths hold, or the built-in traces."""
+    """The datasets at the paths, or the built-in trajectories."""
     if not paths:
         return [tts.pack(tts.synthetic_trajectories())]
     return [dataset for path in paths for dataset in tts.open_datasets(path)]
 
 
 def parsed_betas(text: str) -> list[float]:
-    """START:STOP:COUNT, or values separated by commas."""
+    """The values of START:STOP:COUNT, or of a comma-separated list."""
     try:
         if ":" in text:
             start, stop, count = text.split(":")
@@ -73,24 +73,24 @@ def parsed_betas(text: str) -> list[float]:
 
 
 def bar(unit: str) -> Progress:
-    """A progress bar on stderr; of several processes the first shows it."""
+    """A progress bar on stderr; with several processes, only the first shows it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), unit, TimeElapsedColumn())
     return Progress(*columns, console=ERR, disable=jax.process_index() != 0)
 
 
 def check_directory(directory: Path | None) -> None:
-    """Makes a directory that is to be written to, before any work."""
+    """Creates an output directory, before any work."""
     if directory is not None:
         writable(directory)
 
 
 def check_file(file: Path | None) -> None:
-    """Likewise the directory of a file."""
+    """Likewise the directory of an output file."""
     check_directory(None if file is None else file.parent)
 
 
 def check_figure(file: Path | None) -> None:
-    """Likewise that of a figure, whose suffix names its format."""
+    """Likewise that of a figure, whose suffix must name a format."""
     check_file(file)
     if file is not None and file.suffix not in (".png", ".pdf", ".svg"):
         raise tts.InputError(f"{file}: suffix {file.suffix!r} is not understood. Use .png, .pdf or .svg.")

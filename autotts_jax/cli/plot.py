@@ -16,10 +16,10 @@ __all__ = ["plot"]
 
 
 def plot(
-    results: Annotated[list[Path], typer.Argument(help="results.parquet of a sweep, or the directory it is in.")],
-    out: Annotated[Path, typer.Option(help="The figure (.png, .pdf, .svg).")] = Path("curves.png"),
+    results: Annotated[list[Path], typer.Argument(help="A sweep's results.parquet, or its directory.")],
+    out: Annotated[Path, typer.Option(help="The figure (.png, .pdf or .svg).")] = Path("curves.png"),
 ) -> None:
-    """Draw accuracy against tokens along β, a panel for each dataset."""
+    """Draw accuracy against tokens along β, one panel per dataset."""
     check_figure(out)
     tables = [_read_results(path) for path in results]
     save_figure(out, tts.plots.scaling_curves(pa.concat_tables(tables)))
@@ -31,9 +31,9 @@ def _read_results(path: Path) -> pa.Table:
         table = pq.read_table(file)
         missing = {"dataset", "controller", "accuracy", "accuracy_se", "tokens"} - set(table.column_names)
     except (OSError, pa.ArrowInvalid) as error:
-        raise tts.InputError(f"{file}: no table ({error}). Name what `autotts sweep --out` wrote.") from None
+        raise tts.InputError(f"{file}: not a table ({error}). Name what `autotts sweep --out` wrote.") from None
     if missing:
         raise tts.InputError(
-            f"{file}: no sweep's results, {', '.join(sorted(missing))} missing. Name results.parquet."
+            f"{file}: not a sweep's results: no {', '.join(sorted(missing))}. Name results.parquet."
         )
     return table

@@ -16,9 +16,12 @@ __all__ = ["report"]
 
 def report(
     results: Annotated[Path, typer.Argument(help="The directory that `autotts sweep --out` wrote.")],
-    out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("report.html"),
 ) -> None:
-    """Write a page about a sweep: curves, comparisons, failures, and episodes to step through. Replays it again."""
+    """Write an HTML report on a sweep, which is replayed.
+
+    It holds curves, comparisons, failures, and episodes to step through.
+    """
     from autotts_jax import report as reporting  # matplotlib takes a second to import
 
     check_file(out)

@@ -34,23 +34,23 @@ def sweep(
     beta: Betas = "0:1:11",
     shuffles: Annotated[int, typer.Option(help="Branch orders per question.")] = 100,
     orders: Annotated[str, typer.Option(help="published, random, or bootstrap (with replacement).")] = "published",
-    seed: Annotated[int, typer.Option(help="Of random and bootstrap orders.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of random and bootstrap orders.")] = 0,
     cost: Annotated[tts.CostModel, typer.Option(help="What an episode is charged for.")] = tts.CostModel.RELEASED,
     probe_cost: Annotated[int, typer.Option(help="κ_probe, in the cost model's unit.")] = 0,
-    budget: Annotated[int | None, typer.Option(help="What an episode may cost; no limit if left out.")] = None,
+    budget: Annotated[int | None, typer.Option(help="The most an episode may cost; defaults to no limit.")] = None,
     out: Annotated[Path | None, typer.Option(help="Directory for results.csv and results.parquet.")] = None,
     per_question: Annotated[bool, typer.Option("--per-question", help="Also write questions.csv, .parquet.")] = False,
-    chunk: Annotated[int | None, typer.Option(min=1, help="Questions at a time; as many as fit if left out.")] = None,
+    chunk: Annotated[int | None, typer.Option(min=1, help="Questions per chunk; defaults to what fits.")] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Directory that keeps finished chunks: run the same again to go on from there.")
+        Path | None, typer.Option(help="Directory for finished chunks; run the same command again to resume.")
     ] = None,
     coordinator: Annotated[
-        str | None, typer.Option(help="To share the work with other processes: HOST:PORT of the first, or auto.")
+        str | None, typer.Option(help="Share the work with other processes: HOST:PORT of the first, or auto.")
     ] = None,
-    processes: Annotated[int | None, typer.Option(min=1, help="How many processes there are.")] = None,
-    process: Annotated[int | None, typer.Option(min=0, help="Which of them this is, from 0.")] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Number of processes.")] = None,
+    process: Annotated[int | None, typer.Option(min=0, help="Number of this process, from 0.")] = None,
 ) -> None:
-    """Replay controllers over a grid of β and print their accuracy and cost."""
+    """Replay controllers over a β grid; print accuracy and cost."""
     _join_processes(coordinator, processes, process)
     betas = parsed_betas(beta)
     if orders not in get_args(tts.Orders):
@@ -60,7 +60,7 @@ def sweep(
     check_directory(checkpoint)
     check_directory(out)
     if out is None and per_question:
-        raise tts.InputError("--per-question: there is nowhere to write the second table. Add --out DIR.")
+        raise tts.InputError("--per-question: nowhere to write the second table. Add --out DIR.")
     with bar("episodes") as shown:
         task = shown.add_task("reading", total=None)
         results = tts.sweep(
@@ -102,7 +102,7 @@ def _join_processes(coordinator: str | None, processes: int | None, process: int
     given = (processes is not None, process is not None)
     if coordinator is None or coordinator == "auto":
         if any(given):
-            raise tts.InputError("--processes, --process: without meaning here. Add --coordinator HOST:PORT.")
+            raise tts.InputError("--processes, --process: not used without an address. Add --coordinator HOST:PORT.")
         if coordinator is None:
             return
     elif not all(given):
@@ -116,4 +116,4 @@ def _join_processes(coordinator: str | None, processes: int | None, process: int
             jax.distributed.initialize(coordinator, processes, process)
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise tts.InputError(f"--coordinator {coordinator}: the processes cannot meet ({reason}).") from None
+        raise tts.InputError(f"--coordinator {coordinator}: the processes cannot connect ({reason}).") from None

@@ -16,11 +16,11 @@ __all__ = ["synth"]
 def synth(
     file: Annotated[Path, typer.Argument(help=f"The file to write ({trajectories.suffixes()}).")],
     preset: Annotated[str, typer.Option(help=f"What to imitate: {', '.join(synthetic.PRESETS)}.")] = "Qwen3-8B/aime24",
-    questions: Annotated[int, typer.Option(min=1)] = 30,
-    branches: Annotated[int, typer.Option(min=1)] = 128,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    questions: Annotated[int, typer.Option(min=1, help="Number of questions.")] = 30,
+    branches: Annotated[int, typer.Option(min=1, help="Branches per question.")] = 128,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the trajectories.")] = 0,
 ) -> None:
-    """Write synthetic traces."""
+    """Write synthetic trajectories."""
     trajectories.format_of(file)
     check_file(file)
     made = synthetic.generate(preset, questions=questions, branches=branches, seed=seed)

@@ -18,7 +18,7 @@ __all__ = ["results_tables", "timing_tables", "trace_account"]
 
 
 def results_tables(out: Console, results: tts.Results) -> None:
-    """A table per dataset; columns that say little there stay in the files."""
+    """One table per dataset; the less telling columns are only in the files."""
     tables: dict[str, Table] = {}
     last = ""
     for row in results.table.to_pylist():
@@ -71,17 +71,17 @@ def timing_tables(out: Console, timings: Sequence[Timing]) -> None:
         columns["×py."] = lambda t: "" if t.times_python is None else f"{t.times_python:,.0f}"
     show(f"{timings[0].device}, jax {timings[0].jax}, {timings[0].episodes:,} episodes each", columns)
     if timings[0].bandwidth is not None:
-        bandwidth = f"{timings[0].bandwidth / 1e9:,.1f} GB/s a device"
+        bandwidth = f"{timings[0].bandwidth / 1e9:,.1f} GB/s per device"
         columns = {
             "kB": lambda t: f"{(t.round_bytes or 0) / 1e3:,.0f}",
             "thousand operations": lambda t: f"{(t.round_operations or 0) / 1e3:,.0f}",
-            "share of the bandwidth": lambda t: f"{t.bandwidth_share or 0:.0%}",
+            "bandwidth share": lambda t: f"{t.bandwidth_share or 0:.0%}",
         }
-        show(f"a round of a device's lanes; bandwidth {bandwidth}", columns)
+        show(f"one round of a device's lanes; bandwidth {bandwidth}", columns)
 
 
 def trace_account(out: Console, told: tts.traces.Trace) -> None:
-    """A line a round."""
+    """One line per round."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name in ("round", "branch", "continue", "prune", "finished", "votes", "tokens"):
         number = name in ("round", "tokens")
@@ -108,14 +108,14 @@ def trace_account(out: Console, told: tts.traces.Trace) -> None:
     out.print(table)
     out.print(
         f"{outcome['stop_reason'].lower()} {outcome['answer']}, {right}; {outcome['tokens']:,} tokens, "
-        f"{outcome['sequential_tokens']:,} of them one after the other",
+        f"{outcome['sequential_tokens']:,} of them sequential",
         highlight=False,
         soft_wrap=True,
     )
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """0–3, 5: a slot that is named several times says how often."""
+    """0–3, 5: ranges of slots; repeated ones carry a count."""
     texts, counts = [], collections.Counter(numbers)
     for _, group in itertools.groupby(enumerate(sorted(counts)), lambda pair: (pair[1] - pair[0], counts[pair[1]])):
         run = [number for _, number in group]

@@ -16,20 +16,20 @@ __all__ = ["trace"]
 
 def trace(
     file: Annotated[Path, typer.Argument(help="A trajectory file, store or directory.")],
-    controller: Annotated[str, typer.Option(help="As for sweep.")] = "confidence_momentum",
-    beta: Annotated[float, typer.Option(min=0, max=1)] = 0.5,
-    question: Annotated[int | None, typer.Option(min=0, help="Its number; a summary of all if left out.")] = None,
+    controller: Annotated[str, typer.Option(help="NAME[:…] or FILE.py:ATTRIBUTE[:…].")] = "confidence_momentum",
+    beta: Annotated[float, typer.Option(min=0, max=1, help="The controller's β.")] = 0.5,
+    question: Annotated[int | None, typer.Option(min=0, help="Its number; defaults to a summary of all.")] = None,
     shuffle: Annotated[int, typer.Option(min=0, help="Which of the published orders.")] = 0,
-    shuffles: Annotated[int, typer.Option(min=1, help="Of a summary: orders per question.")] = 100,
-    characters: Annotated[int, typer.Option(min=1, help="Of a summary: how long it may be.")] = 6000,
-    figure: Annotated[Path | None, typer.Option(help="File for a figure of the episode (.png, .pdf, .svg).")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="File for the episode as JSON Lines.")] = None,
+    shuffles: Annotated[int, typer.Option(min=1, help="In a summary: orders per question.")] = 100,
+    characters: Annotated[int, typer.Option(min=1, help="In a summary: its maximum length.")] = 6000,
+    figure: Annotated[Path | None, typer.Option(help="Figure of the episode (.png, .pdf or .svg).")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="JSON Lines file for the episode's trace.")] = None,
 ) -> None:
-    """Say what a controller did: in one episode round by round, or in all of them in short."""
+    """Trace one episode round by round, or summarize all episodes."""
     row = tts.rows_of(tts.Setting.parse(controller), [beta])[0]
     for output in (figure, json_file):
         if output is not None and question is None:
-            raise tts.InputError(f"{output}: a summary has neither. Add --question N.")
+            raise tts.InputError(f"{output}: a summary has no such output. Add --question N.")
     check_figure(figure)
     check_file(json_file)
     dataset = tts.concatenate(opened([file]))

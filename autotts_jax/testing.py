@@ -276,14 +276,15 @@ def _check_hidden(
             dealt = orders[q] >= 0
             branch = orders[q][dealt]
             state = jax.tree.map(lambda leaf, p=p, q=q: jnp.asarray(leaf[p, q]), rows.state)
-            depth = state.depth[-1][dealt]
+            reached = np.asarray(state.depth[-1])
+            depth = reached[dealt]
             unread = depth < intervals[q, branch]
             # revealed[t, i]: the depth at which slot i's newest answer of round t was revealed.
-            seen = np.zeros((state.depth.shape[-1], answers.shape[-1] + 1), bool)
+            seen = np.zeros((len(reached), answers.shape[-1] + 1), bool)
             if state.revealed_at is not None:
-                seen[np.arange(len(seen)), state.revealed_at] = True
+                seen[np.arange(len(seen)), np.asarray(state.revealed_at)] = True
             else:
-                seen[:] = np.arange(answers.shape[-1] + 1) <= state.depth[-1][:, None]
+                seen[:] = np.arange(answers.shape[-1] + 1) <= reached[:, None]
             hidden = ~seen[dealt][:, 1:] & (np.arange(answers.shape[-1]) < intervals[q, branch][:, None])
             answers[q, branch] = np.where(hidden, rng.integers(0, 6, hidden.shape), answers[q, branch])
             if features is not None:

@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import platform
 import sys
+from typing import Annotated
 
 import jax
 import platformdirs
@@ -21,8 +22,19 @@ __all__ = ["app", "main"]
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        versions = (f"{name} {importlib.metadata.version(name)}" for name in ("autotts_jax", "jax", "jaxlib"))
+        typer.echo(f"{', '.join(versions)}, Python {platform.python_version()}")
+        raise typer.Exit
+
+
 @app.callback()
-def _autotts() -> None:
+def _autotts(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show versions and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
     """Replay test-time scaling controllers on recorded reasoning branches."""
 
 

@@ -78,7 +78,7 @@ class Outcome:
     stop_reason: Int32[Array, "P Q S"]
 
     @property
-    def idle(self) -> Bool[Array, "*E"]:
+    def idle(self) -> Bool[Array | np.ndarray, "*E"]:
         """Whether the episode ended with a round that changed nothing."""
         return self.stop_reason == StopReason.IDLE
 

@@ -28,9 +28,7 @@ def bench(
     lanes: Annotated[int | None, typer.Option(min=1, help="Episodes side by side per device.")] = None,
     against: Annotated[str | None, typer.Option(help="python: also time the plain-Python oracle.")] = None,
     roofline: Annotated[bool, typer.Option("--roofline", help="Compare with the devices' memory bandwidth.")] = False,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="JSON file for the timings.")
-    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="JSON file for the timings.")] = None,
 ) -> None:
     """Time controllers: compilation, runs, lane occupancy."""
     betas = parsed_betas(beta)
@@ -39,9 +37,7 @@ def bench(
         raise tts.InputError(f"--against {against!r}: not understood. Use python.")
     oracle = timing.load_oracle() if against else None
     if devices is not None and devices > jax.local_device_count():
-        raise tts.InputError(
-            f"--devices {devices}: there are only {jax.local_device_count()}. Use at most that many."
-        )
+        raise tts.InputError(f"--devices {devices}: there are only {jax.local_device_count()}. Use at most that many.")
     check_file(json_file)
     dataset = tts.concatenate(opened(data))
     timings = []

@@ -19,7 +19,9 @@ def fetch(
         typer.Argument(help="MODEL or MODEL/BENCHMARK; defaults to all files.", metavar="NAME"),
     ] = None,
     to: Annotated[Path | None, typer.Option(help="Directory to download to; defaults to the user's cache.")] = None,
-    url: Annotated[str, typer.Option(help="Directory that holds MODEL/BENCHMARK.json.")] = downloads.URL,
+    url: Annotated[
+        str, typer.Option(help="Mirror that holds MODEL/BENCHMARK.json.", show_default="the AutoTTS repository")
+    ] = downloads.URL,
 ) -> None:
     """Download the public AutoTTS replay files."""
     with ERR.status(f"fetching {', '.join(names) if names else f'{len(downloads.FILES)} files'}"):

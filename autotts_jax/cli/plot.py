@@ -33,7 +33,5 @@ def _read_results(path: Path) -> pa.Table:
     except (OSError, pa.ArrowInvalid) as error:
         raise tts.InputError(f"{file}: not a table ({error}). Name what `autotts sweep --out` wrote.") from None
     if missing:
-        raise tts.InputError(
-            f"{file}: not a sweep's results: no {', '.join(sorted(missing))}. Name results.parquet."
-        )
+        raise tts.InputError(f"{file}: not a sweep's results: no {', '.join(sorted(missing))}. Name results.parquet.")
     return table

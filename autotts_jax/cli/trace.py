@@ -18,7 +18,7 @@ def trace(
     file: Annotated[Path, typer.Argument(help="A trajectory file, store or directory.")],
     controller: Annotated[str, typer.Option(help="NAME[:…] or FILE.py:ATTRIBUTE[:…].")] = "confidence_momentum",
     beta: Annotated[float, typer.Option(min=0, max=1, help="The controller's β.")] = 0.5,
-    question: Annotated[int | None, typer.Option(min=0, help="Its number; defaults to a summary of all.")] = None,
+    question: Annotated[int | None, typer.Option(min=0, help="Question number; defaults to a summary of all.")] = None,
     shuffle: Annotated[int, typer.Option(min=0, help="Which of the published orders.")] = 0,
     shuffles: Annotated[int, typer.Option(min=1, help="In a summary: orders per question.")] = 100,
     characters: Annotated[int, typer.Option(min=1, help="In a summary: its maximum length.")] = 6000,

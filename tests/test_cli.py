@@ -1,8 +1,10 @@
 """The command as a user runs it."""
 
 import csv
+import importlib.metadata
 import json
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -223,6 +225,12 @@ def test_bad_input_is_named(run: Run, traces: Path, tmp_path: Path, args: list[s
 
 def test_a_directory_that_nobody_may_write(run: Run, traces: Path) -> None:
     assert "cannot be written to" in run("sweep", traces, "--out", "/proc/autotts", code=2).err
+
+
+def test_version(run: Run) -> None:
+    names = ("autotts_jax", "jax", "jaxlib")
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in names]
+    assert run("--version").out == ", ".join([*versions, f"Python {platform.python_version()}"]) + "\n"
 
 
 def test_info_and_synth_and_controllers(run: Run, tmp_path: Path) -> None:

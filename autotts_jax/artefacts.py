@@ -163,7 +163,7 @@ def save_controller(
 ) -> str:
     """Writes a controller as an artefact, one zip file, whole or not at all; returns its digest.
 
-    The arguments are those of `export_controller`.
+    Arguments and errors are those of `export_controller`.
     """
     artefact = export_controller(controller, widths, feature_names)
     content = io.BytesIO()

@@ -249,6 +249,9 @@ def tokens_to_reach(
 
     Columns: dataset, controller, accuracy (the target), tokens, tokens_low, tokens_high (∞: not reached), and
     `never`, the share of resamples in which the accuracy is not reached.
+
+    Raises:
+      InputError: as `compare`.
     """
     curves = _curves(results, _names(results) if controllers is None else controllers)
     at = _row(results, target) if isinstance(target, str) else None
@@ -282,6 +285,9 @@ def areas(
     """`area` and `hypervolume` (reference: the upper bound, accuracy 0) of each controller's curve on each dataset.
 
     `tokens` are the bounds; they default to where all curves have begun and where the last one ends.
+
+    Raises:
+      InputError: as `compare`.
     """
     if tokens is not None and not 0 < tokens[0] < tokens[1]:
         raise InputError(f"tokens {tokens}: not a range. Give a lower and an upper bound above 0.")
@@ -393,6 +399,9 @@ def held_out(
 
     The best row has the highest mean accuracy over `search` among those that take at most `tokens` there on average.
     The table has the columns of `intervals`, plus `search_accuracy` and `search_tokens`.
+
+    Raises:
+      InputError: as `compare`, or if a dataset is in both, or no row takes so few tokens.
     """
     both = set(search) & set(report)
     if both:

@@ -110,7 +110,11 @@ class Results:
         return pa.concat_tables(map(pa.table, tables))
 
     def write(self, directory: str | os.PathLike[str], *, per_question: bool = False) -> list[Path]:
-        """Writes ``results.csv`` and ``.parquet`` (and ``questions.*``), each whole or not at all, and lists them."""
+        """Writes ``results.csv`` and ``.parquet`` (and ``questions.*``), each whole or not at all, and lists them.
+
+        Raises:
+          InputError: if the directory cannot be written to.
+        """
         directory = writable(directory)
         tables = {"results": self.table} | ({"questions": self.per_question} if per_question else {})
         csv = pa.csv.WriteOptions(quoting_style="needed")

@@ -30,6 +30,9 @@ class Setting:
     Attributes:
       controller: The controller.
       given: The fixed parameters by name; ``beta`` fixes β itself.
+
+    Raises:
+      InputError: if a parameter is unknown, not a scalar, or out of range.
     """
 
     controller: Controller

@@ -42,7 +42,7 @@ class Controller:
       samples: The parameter that is a number of branches to sample, if any; checked against each question's branches.
       opens: Parameters that bound the branches of an episode: it never opens more than the greatest of them, and no
         decision depends on slots beyond. `sweep` can then replay it with fewer slots. Defaults to `samples`.
-      widths: The numbers of slots that it was exported for (see `load_controller`); empty: any.
+      widths: Numbers of slots that it was exported for (see `load_controller`); empty for any.
       source: The paper it is from.
     """
 

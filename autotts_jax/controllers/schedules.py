@@ -41,6 +41,9 @@ class Line:
       integer: Whether it is an int32, rounded half to even, instead of a float32.
       log: Whether it is linear in β on a log scale.
       decimals: Decimals that a real value is rounded to; None for no rounding.
+
+    Raises:
+      InputError: if the ends differ in shape or lie outside the bounds, or the bounds make no sense.
     """
 
     start: Values
@@ -55,7 +58,9 @@ class Line:
         """Rejects ends of different shapes or outside the bounds."""
         start, stop = np.asarray(self.start, np.float64), np.asarray(self.stop, np.float64)
         if start.shape != stop.shape:
-            raise InputError(f"schedule: {list(start.shape)} values at β = 0, {list(stop.shape)} at β = 1. Give both.")
+            raise InputError(
+                f"schedule: {list(start.shape)} values at β = 0, {list(stop.shape)} at β = 1. Give equal shapes."
+            )
         if not (np.isfinite([self.least, self.greatest]).all() and self.least <= self.greatest):
             raise InputError(f"schedule: bounds {self.least:g} to {self.greatest:g}. Give a finite range.")
         for name, values in (("β = 0", start), ("β = 1", stop)):
@@ -154,6 +159,9 @@ class Schedule:
 
     Attributes:
       lines: A `Line` for each parameter.
+
+    Raises:
+      InputError: if a leaf is not a `Line`, or `ends` of another schedule are given.
     """
 
     lines: PyTree

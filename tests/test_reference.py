@@ -475,7 +475,7 @@ def _observations(
             _, action = controller.step(params, (), obs)
             return environment.step(world, episode, state, action), (obs, action)
 
-        return jax.lax.scan(one_round, environment.init(episode), length=RANDOM_ROUNDS)[1]
+        return jax.lax.scan(one_round, environment.init(world, episode), length=RANDOM_ROUNDS)[1]
 
     over_orders = jax.vmap(one, (None, None, 0))
     over_questions = jax.vmap(over_orders, (None, 0, 0))

@@ -110,8 +110,8 @@ MAX_WIDTH = 256
 MAX_WAITS = 100
 
 
-# Flags above the depth in `State.slots`.
-_PRUNED, _READ_WHOLE, _OPENED_NOW = ((MAX_INTERVALS + 1) << place for place in range(3))
+# What lies above the depth in the words of `State.slots`: three flags and a number.
+_PRUNED, _READ_WHOLE, _OPENED_NOW, _RUN = ((MAX_INTERVALS + 1) << place for place in range(4))
 
 
 class CostModel(enum.StrEnum):
@@ -202,12 +202,12 @@ class Episode:
 class State:
     """What changes in an episode: the paper's (m, I, ℓ, Ω), and what costs are computed from.
 
-    A slot's depth and flags share a word: fewer arrays make rounds faster and programs smaller.
+    Small numbers and flags of a slot share a word: fewer arrays make rounds faster and programs smaller.
     """
 
     round: Int32[Array, ""]
     opened: Int32[Array, ""]  # m
-    slots: Int32[Array, " B"]  # depth, pruned, read_whole and opened_now, see `_slot_word`
+    slots: Int32[Array, " B"]  # see the properties and `_slot_word`
     answer: Int32[Array, " B"]  # newest revealed
     finished_at: Int32[Array, " B"]  # see Observation
     started: Int32[Array, " B"]  # tokens on the critical path before the slot opened
@@ -217,7 +217,6 @@ class State:
     prediction: Int32[Array, ""]  # the episode's answer once it has ended
     # None where every interval is probed, since the depth determines them:
     revealed_at: Int32[Array, " B"] | None  # the depth at which the answer was revealed
-    run: Int32[Array, " B"] | None  # see Observation
     probed: Int32[Array, ""] | None  # |Ω|, see `probes`
 
     @property
@@ -239,6 +238,11 @@ class State:
     def opened_now(self) -> Bool[Array, "*T B"]:
         """Whether each slot was opened in the latest round."""
         return self.slots & _OPENED_NOW != 0
+
+    @property
+    def run(self) -> Int32[Array, "*T B"]:
+        """See Observation; 0 where every interval is probed, since the depth determines it."""
+        return self.slots >> _RUN.bit_length() - 1
 
 
 @jax.tree_util.register_dataclass
@@ -520,7 +524,6 @@ def init(world: World, episode: Episode) -> State:
         stop_reason=jnp.asarray(StopReason.RUNNING, jnp.int32),
         prediction=jnp.asarray(NO_ANSWER, jnp.int32),
         revealed_at=None if world.probe_everything else zeros,
-        run=None if world.probe_everything else zeros,
         probed=None if world.probe_everything else zero,
     )
 
@@ -541,7 +544,7 @@ def observe(world: World, episode: Episode, state: State) -> Observation:
     else:
         flat = jnp.asarray(store.features).reshape(-1, store.features.shape[-1])
         features = jnp.where((seen > 0)[:, None], _take(flat, latest), 0)
-    run = jnp.where(is_open, _take(world.runs, latest), 0) if state.run is None else state.run
+    run = jnp.where(is_open, _take(world.runs, latest), 0) if world.probe_everything else state.run
     answered = state.answer >= 0
     unparsable = _take(jnp.asarray(store.unparsable)[episode.question], jnp.maximum(state.answer, 0))
     return Observation(
@@ -650,7 +653,7 @@ def reveal(world: World, episode: Episode, state: State, admitted: Admitted) -> 
     answers = jnp.asarray(world.store.answers)
     newest = _take(answers.reshape(-1), episode.row + jnp.maximum(depth - 1, 0)).astype(jnp.int32)
     revealed, revealed_at, run, probed = deeper, state.revealed_at, state.run, state.probed
-    if revealed_at is not None and run is not None and probed is not None:
+    if revealed_at is not None and probed is not None:
         probe = admitted.probe & ~finished
         revealed = probe | (finished & deeper)
         revealed_at = jnp.where(revealed, depth, revealed_at)
@@ -671,7 +674,7 @@ def reveal(world: World, episode: Episode, state: State, admitted: Admitted) -> 
         round=state.round + running.astype(jnp.int32),
         opened=state.opened + opened,
         slots=_slot_word(
-            depth, state.pruned | admitted.prune, state.read_whole | (admitted.whole & finished), admitted.opening
+            depth, state.pruned | admitted.prune, state.read_whole | (admitted.whole & finished), admitted.opening, run
         ),
         answer=jnp.where(revealed, newest, state.answer),
         finished_at=jnp.where(finished & ~before, finish_key, state.finished_at),
@@ -682,7 +685,6 @@ def reveal(world: World, episode: Episode, state: State, admitted: Admitted) -> 
         stop_reason=jnp.where(running, reason, state.stop_reason),
         prediction=jnp.where(running, action.answer, state.prediction),
         revealed_at=revealed_at,
-        run=run,
         probed=probed,
     )
 
@@ -830,11 +832,15 @@ def _finish_key(earlier: Any, phase: int, depth: Any, slots: Int32[Array, " B"])
 
 
 def _slot_word(
-    depth: Int32[Array, " B"], pruned: Bool[Array, " B"], read_whole: Bool[Array, " B"], opened_now: Bool[Array, " B"]
+    depth: Int32[Array, " B"],
+    pruned: Bool[Array, " B"],
+    read_whole: Bool[Array, " B"],
+    opened_now: Bool[Array, " B"],
+    run: Int32[Array, " B"],
 ) -> Int32[Array, " B"]:
-    """The depth, at most MAX_INTERVALS, with the flags above it."""
+    """Depth and run, both at most MAX_INTERVALS, with the flags between them."""
     flags = ((_PRUNED, pruned), (_READ_WHOLE, read_whole), (_OPENED_NOW, opened_now))
-    return depth + sum(jnp.where(flag, np.int32(bit), 0) for bit, flag in flags)
+    return depth + sum(jnp.where(flag, np.int32(bit), 0) for bit, flag in flags) + run * _RUN
 
 
 def _decided(

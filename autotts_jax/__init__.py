@@ -29,6 +29,7 @@ from autotts_jax.environment import (
     act,
     count,
     fresh_slots,
+    once,
 )
 from autotts_jax.errors import ContractError, FetchError, InputError, PresetError
 from autotts_jax.orders import Orders, bootstrap_orders, draw_orders, published_orders, random_orders
@@ -103,6 +104,7 @@ __all__ = [
     "frontier",
     "load",
     "load_controller",
+    "once",
     "open_datasets",
     "pack",
     "plots",

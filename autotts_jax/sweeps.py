@@ -26,6 +26,7 @@ from autotts_jax.replay import Dataset, bucket, joint_shape, part
 from autotts_jax.results import FIELDS, Results
 from autotts_jax.rollout import COMPILER_OPTIONS, Outcome, evaluate
 from autotts_jax.settings import Row, Setting, check_pool, rows_of
+from autotts_jax.trajectories import MAX_TOKENS
 
 __all__ = ["BETAS", "sweep"]
 
@@ -109,6 +110,7 @@ def sweep(
         for note in check_pool(setting, rows, branches, replacement=orders == "bootstrap")
     ]
     plan = _Plan(datasets, list(itertools.chain.from_iterable(grid)), shuffles, orders, seed, rules)
+    _check_sums(plan)
     sums = _run(plan, chunk, checkpoint, progress)
     return Results(
         rows=plan.rows,
@@ -323,6 +325,28 @@ def _as_setting(setting: Setting | Controller | str) -> Setting:
     if isinstance(setting, str):
         return Setting.parse(setting)
     return Setting(setting) if isinstance(setting, Controller) else setting
+
+
+def _check_sums(plan: _Plan) -> None:
+    """Refuses costs whose sums over an episode would leave int32."""
+    for dataset in plan.datasets:
+        name, store = dataset.parts[0][0], dataset.store
+        dearest = int(cast(int, plan.rules.probe_cost)) * plan.width * store.answers.shape[-1]
+        if dearest > _MAX_BUDGET:
+            raise InputError(
+                f"probe cost {plan.rules.probe_cost}: {name} has up to {dearest} of it in an episode, more than "
+                f"{_MAX_BUDGET}. Count costs in a larger unit."
+            )
+        if plan.rules.cost is not CostModel.PRICED or store.price is None:
+            continue
+        price = np.asarray(store.price, np.float64)
+        spent = np.maximum(store.tokens, store.delta * np.maximum(store.intervals - 1, 0)) * price
+        if not (np.all(np.isfinite(price)) and price.min() >= 0 and spent.max() <= MAX_TOKENS):
+            raise InputError(
+                f"price: {name} has prices from {price.min():g} to {price.max():g} per token, and branches that cost "
+                f"up to {spent.max():g}. They must be finite, at least 0, and no branch may cost more than "
+                f"{MAX_TOKENS}: choose another unit."
+            )
 
 
 def _checked(rules: Rules) -> Rules:

@@ -61,7 +61,13 @@ def outcome_of(controller: Controller, data: Dataset, width: int, **more: Any) -
 # --- the same decisions ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", CONTROLLERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "confidence_momentum",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in CONTROLLERS if n != "confidence_momentum"),
+    ],
+)
 def test_a_loaded_controller_decides_the_same(data: Dataset, place: Path, name: str) -> None:
     original, loaded = CONTROLLERS[name], load_controller(saved(place, name))
     assert (loaded.name, loaded.probe_everything) == (original.name, original.probe_everything)

@@ -129,6 +129,7 @@ def test_sweep_writes_a_tidy_table(run: Run, traces: Path, tmp_path: Path) -> No
     ]
 
 
+@pytest.mark.slow
 def test_compiled_programs_are_kept(traces: Path, tmp_path: Path) -> None:
     ours = ("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE", "XDG_CACHE_HOME")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(ours)}

@@ -24,8 +24,11 @@ from autotts_jax import (
     environment,
     evaluate,
     fresh_slots,
+    pack,
     plurality,
     pool_tally,
+    sweep,
+    synthetic_trajectories,
     whole,
 )
 from autotts_jax.environment import Episode, State, World
@@ -268,3 +271,12 @@ def test_a_controller_can_choose_among_models() -> None:
     agreeing = dataclasses.replace(of_two_models(), answers=np.zeros((1, 4, 2), np.int16))
     outcome = evaluate(controller, agreeing, params, order, rules)
     assert (outcome.opened.item(), outcome.cost.item(), outcome.rounds.item()) == (2, 130, 2)
+
+
+@pytest.mark.parametrize("price", [-1.0, 1e6, np.nan])
+def test_prices_that_cannot_be_summed_are_refused(price: float) -> None:
+    data = pack(synthetic_trajectories(questions=2, branches=4))
+    prices = np.full(data.store.tokens.shape, price, np.float32)
+    data = dataclasses.replace(data, store=dataclasses.replace(data.store, price=prices))
+    with pytest.raises(InputError, match=r"price: synthetic.* no branch may cost more than 4194304"):
+        sweep(data, ["self_consistency:samples=2"], rules=Rules(cost=CostModel.PRICED))

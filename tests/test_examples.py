@@ -21,6 +21,7 @@ FIGURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["family.py:LAT2", "leash.py:LEASH"])
 def test_examples_keep_the_contract(name: str) -> None:
     report = autotts_jax.check_controller(Setting.parse(str(EXAMPLES / name)).controller)

@@ -15,6 +15,7 @@ PYTHON = [code for language, code in BLOCKS if language == "python"]
 QUORUM = next(code for code in PYTHON if "QUORUM =" in code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.strip().splitlines()[0])
 def test_python_blocks_run(code: str, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -27,6 +28,7 @@ def test_python_blocks_run(code: str, tmp_path: Path) -> None:
 GUIDE = sorted((ROOT / "notebooks" / "guide").glob("*.md"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quickly")
 @pytest.mark.parametrize("page", GUIDE, ids=lambda page: page.stem)
 def test_the_guides_blocks_run(page: Path, tmp_path: Path) -> None:

@@ -371,7 +371,6 @@ FEW_RULES = [
     ("answer_consistency", Charges(CostModel.GENERATED, True)),
     ("confidence_momentum", Charges(CostModel.RELEASED, True)),
     ("self_consistency", Charges(CostModel.INTERVALS, True)),
-    ("confidence_momentum", Charges(CostModel.PRICED, True)),
 ]
 
 
@@ -538,7 +537,6 @@ FEW_RANDOM = [
     (False, Charges(CostModel.RELEASED, True)),
     (True, Charges(CostModel.GENERATED, True)),
     (True, Charges(CostModel.INTERVALS, True)),
-    (False, Charges(CostModel.PRICED, True)),
 ]
 
 
@@ -549,7 +547,7 @@ def test_any_actions_agree(probe_everything: bool, charges: Charges, data: st.Da
     check_random(probe_everything, charges, data)
 
 
-@pytest.mark.parametrize("width", [1, 7, 80, pytest.param(256, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("width", [7, 80, *(pytest.param(width, marks=pytest.mark.slow) for width in (1, 256))])
 @given(data=st.data())
 @settings(fewer, max_examples=4)
 def test_any_actions_agree_with_any_number_of_slots(width: int, data: st.DataObject) -> None:

@@ -30,6 +30,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "report.html"
 
 
+@pytest.mark.slow
 def test_the_page_is_self_contained(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert not re.search(r"""(src|href)\s*=\s*["'](?!#)""", text.replace('xlink:href="#', '"#'))
@@ -43,6 +44,7 @@ def test_the_page_is_self_contained(page: Path) -> None:
         assert rounds[-1]["events"][-1].startswith("ANSWER")
 
 
+@pytest.mark.slow
 def test_a_browser_shows_it(page: Path) -> None:
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:

@@ -101,6 +101,7 @@ def test_in_a_sweep(data: Dataset, place: Path) -> None:
     assert tables[0].equals(tables[1])
 
 
+@pytest.mark.slow
 def test_it_keeps_the_contract(place: Path) -> None:
     """Also one that was loaded can be checked, and saved again."""
     loaded = load_controller(saved(place, "self_consistency"))

@@ -153,6 +153,7 @@ def test_costs_and_budgets(run: Run, traces: Path, tmp_path: Path) -> None:
     assert 7 <= float(row["cost"]) <= 9
 
 
+@pytest.mark.slow
 def test_a_users_controller(run: Run, traces: Path, tmp_path: Path) -> None:
     (tmp_path / "beside_mine.py").write_text("import autotts_jax\n")
     # Named like a module that everybody uses, and with an import from its own folder.

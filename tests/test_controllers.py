@@ -43,7 +43,12 @@ from autotts_jax.testing import _world
 pytestmark = pytest.mark.usefixtures("quickly")
 
 
-@pytest.mark.parametrize("name", CONTROLLERS)
+FAST = ("confidence_momentum", "self_consistency")
+
+
+@pytest.mark.parametrize(
+    "name", [*FAST, *(pytest.param(n, marks=pytest.mark.slow) for n in CONTROLLERS if n not in FAST)]
+)
 def test_built_in_controllers_keep_the_contract(name: str) -> None:
     report = check_controller(CONTROLLERS[name])
     assert len(report.passed) == 11
@@ -189,6 +194,7 @@ def test_breaches_are_found(changes: dict[str, Any], said: str) -> None:
         check_controller(dataclasses.replace(GOOD, name="broken", **changes))
 
 
+@pytest.mark.slow
 def test_an_endless_controller_is_found() -> None:
     """Pruning nothing and asking for one more interval cannot go on, but probing in turns could for long."""
     slow = acting(stop=lambda o: jnp.asarray(False), continue_=lambda o: jnp.zeros(o.width, jnp.int32))
@@ -196,6 +202,7 @@ def test_an_endless_controller_is_found() -> None:
     assert "ended with a round that changed nothing" in report.notes[0]
 
 
+@pytest.mark.slow
 def test_waste_is_noted() -> None:
     greedy = acting(open=lambda o: o.round == jnp.zeros(o.width, jnp.int32))
     assert "inadmissible actions were masked" in check_controller(dataclasses.replace(GOOD, step=greedy)).notes[0]
@@ -234,6 +241,7 @@ def prober(params: Params, memory: jax.Array, obs: Observation) -> tuple[jax.Arr
 PROBER = Controller("prober", schedule, init, prober, probe_everything=False)
 
 
+@pytest.mark.slow
 def test_a_controller_may_probe_now_and_then() -> None:
     check_controller(PROBER)
 
@@ -335,6 +343,7 @@ WEIGHING = Controller(
 )
 
 
+@pytest.mark.slow
 def test_a_parameter_may_be_a_vector(tmp_path: Path) -> None:
     assert check_controller(WEIGHING).notes == ()
     data = autotts_jax.pack(autotts_jax.synthetic_trajectories(questions=3, branches=10))
@@ -361,6 +370,7 @@ def test_a_parameter_may_be_a_vector(tmp_path: Path) -> None:
         Setting(WEIGHING, {"weights": 0.5})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("x64", [True], indirect=True)
 def test_double_precision_inside_a_step(x64: bool) -> None:
     def exact(params: Params, memory: jax.Array, obs: Observation) -> tuple[jax.Array, Action]:

@@ -169,6 +169,7 @@ def test_features_come_with_the_probe() -> None:
         plain.feature("entropy")
 
 
+@pytest.mark.slow
 def test_a_controller_of_features_keeps_the_contract() -> None:
     """It stops by what was revealed; the check fills what was not with noise."""
 

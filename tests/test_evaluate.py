@@ -91,6 +91,7 @@ def test_vmapped_parameters_join_the_queue(store: ReplayStore, orders: jax.Array
     chex.assert_trees_all_equal(jax.tree.map(lambda leaf: leaf[0], outcome), expected)
 
 
+@pytest.mark.slow
 def test_under_vmap_of_orders_and_stores(store: ReplayStore, orders: jax.Array, expected: Outcome) -> None:
     params = jax.vmap(CMC.schedule)(BETAS)
     by_shuffle = jax.vmap(lambda orders: evaluate(CMC, store, params, orders[:, None]), in_axes=1, out_axes=3)(orders)
@@ -128,6 +129,7 @@ def test_under_scan(store: ReplayStore, orders: jax.Array, expected: Outcome) ->
     assert total == expected.tokens.sum()
 
 
+@pytest.mark.slow
 def test_without_jit(store: ReplayStore, orders: jax.Array, expected: Outcome) -> None:
     params = jax.vmap(CMC.schedule)(BETAS[1:2])
     with jax.disable_jit():
@@ -255,6 +257,7 @@ print("same")
 """
 
 
+@pytest.mark.slow
 def test_on_eight_devices_without_waiting() -> None:
     """The same integers on 1, 2 and 8 devices, and no collective inside a loop of the compiled program."""
     done = subprocess.run([sys.executable, "-c", EIGHT_DEVICES], capture_output=True, text=True, check=False)

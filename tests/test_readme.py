@@ -44,6 +44,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
+@pytest.mark.slow
 def test_the_example_controller_is_short_and_appears_in_the_table(tmp_path: Path) -> None:
     body = [line for line in QUORUM.splitlines() if line.strip() and not line.startswith(("from", "import"))]
     assert len(body) <= 30

@@ -43,6 +43,7 @@ def datasets() -> list[Dataset]:
 # --- chunks ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "orders", ["random", *(pytest.param(o, marks=pytest.mark.slow) for o in ("published", "bootstrap"))]
 )
@@ -128,6 +129,7 @@ def test_a_store_too_large_for_one_call_is_refused() -> None:
 # --- going on after a kill -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_stopped_sweep_goes_on(datasets: list[Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     go = partial(sweep, datasets, METHODS, betas=[0, 1], shuffles=3, chunk=3)
     expected = go().table
@@ -153,6 +155,7 @@ def test_a_stopped_sweep_goes_on(datasets: list[Dataset], tmp_path: Path, monkey
     assert calls in range(1, 4)
 
 
+@pytest.mark.slow
 def test_a_killed_command_goes_on(tmp_path: Path) -> None:
     file = tmp_path / "Model" / "bench.json"
     traces = autotts_jax.synthetic_trajectories(questions=6, branches=16)
@@ -262,6 +265,7 @@ def test_two_processes_of_two_devices(tmp_path: Path) -> None:
         assert (tmp_path / f"kept-{i}" / "results.csv").read_bytes() == alone
 
 
+@pytest.mark.slow
 def test_the_command_in_two_processes(tmp_path: Path) -> None:
     autotts = Path(sys.executable).with_name("autotts")
     command = [autotts, "sweep", "--controller", METHODS[1], "--beta", "0,1", "--shuffles", "2"]
@@ -310,6 +314,7 @@ def test_the_oracle_must_agree(datasets: list[Dataset], monkeypatch: pytest.Monk
         bench.measure(CONTROLLERS[METHODS[1]], rows, datasets[0], shuffles=1, repeats=1, oracle=oracle)
 
 
+@pytest.mark.slow
 def test_the_bench_command_writes_records(tmp_path: Path) -> None:
     autotts = Path(sys.executable).with_name("autotts")
     command = [autotts, "bench", "--controller", METHODS[1], "--controller", "self_consistency:samples=3"]

@@ -230,6 +230,7 @@ def figures() -> Figures:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", RECORDED, ids=lambda setting: f"{setting[0]}-{setting[1]}")
 def test_figures_come_near_the_recorded_ones(
     setting: tuple[str, float, tuple[tuple[str, float], ...]],

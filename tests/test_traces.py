@@ -89,12 +89,11 @@ FREE, BUDGET = Rules(), Rules(cost=CostModel.INTERVALS, probe_cost=2, budget=300
     ("name", "rules"),
     [
         ("confidence_momentum", BUDGET),
-        ("early_stopping", BUDGET),
-        ("parallel_probe", FREE),
         ("self_consistency", FREE),
+        pytest.param("early_stopping", BUDGET, marks=pytest.mark.slow),
         *(
             pytest.param(name, FREE, marks=pytest.mark.slow)
-            for name in sorted(set(CONTROLLERS) - {"parallel_probe", "self_consistency"})
+            for name in sorted(set(CONTROLLERS) - {"self_consistency"})
         ),
     ],
 )
@@ -207,6 +206,7 @@ def reading(trace: Trace, data: Dataset) -> Failure:
     return Failure.OVERSPENT if 2 * (trace.outcome["tokens"] - settled) > trace.outcome["tokens"] else Failure.OUTVOTED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

@@ -145,7 +145,7 @@ def _traced(controller: Controller, function: str, *args: PyTree) -> PyTree:
             ) from error
         frames = [f for f in traceback.extract_tb(error.__traceback__) if code and f.filename == code.co_filename]
         place = f" (line {frames[-1].lineno}: {frames[-1].line})" if frames else ""
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        why = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".") + "."
         raise InputError(
             f"{controller.name}.{function}{place} raises {type(error).__name__}: {why} "
             "It must be traceable by JAX: jnp.where instead of if, fixed shapes, every shape from its arguments."

@@ -190,6 +190,7 @@ def load_controller(path: str | os.PathLike[str]) -> Controller:
         about = artefact.described
     except FileNotFoundError:
         raise InputError(f"{path}: no such file. Check the path.") from None
+    # What zipfile raises at damaged bytes: it takes some for encryption or for methods that it does not implement.
     except (OSError, KeyError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: not a controller artefact ({why}). Name what save_controller wrote.") from None

@@ -7,7 +7,6 @@ import functools
 import hashlib
 import itertools
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
@@ -17,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int64
 
+from autotts_jax.artefacts import export_controller
 from autotts_jax.checkpoints import Checkpoint
 from autotts_jax.controllers import CONTROLLERS, Controller
-from autotts_jax.environment import CostModel, Rules, example_observation
+from autotts_jax.environment import CostModel, Rules
 from autotts_jax.errors import InputError
 from autotts_jax.orders import WIDTH, Orders, draw_orders
 from autotts_jax.replay import Dataset, bucket, joint_shape, part
@@ -211,11 +211,9 @@ class _Plan:
             digest.update(f"{array.dtype}{array.shape}".encode())
             digest.update(array.data)
         for controller, width, rows in self.groups:
-            params, obs = self.rows[rows[0]].params, example_observation(width, self.datasets[0].store.feature_names)
-            memory = jax.eval_shape(controller.init, params, obs)
-            code = jax.make_jaxpr(controller.step)(params, memory, obs)
-            # Function addresses differ between processes.
-            digest.update(re.sub("0x[0-9a-f]+", "", f"{controller.name}{width}{rows}{code}").encode())
+            # Of all that it computes: a controller that was edited is another one.
+            artefact = export_controller(controller, (width,), self.datasets[0].store.feature_names)
+            digest.update(f"{width}{rows}{artefact.digest}".encode())
         rules = (self.rules.cost.value, int(cast(int, self.rules.probe_cost)), self.rules.budget)
         digest.update(repr((self.shuffles, self.orders, self.seed, rules)).encode())
         return digest.hexdigest()

@@ -1,5 +1,6 @@
 """Work larger than a device, longer than a process's life, wider than a machine; and how it is timed."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -177,6 +178,19 @@ def test_a_killed_command_goes_on(tmp_path: Path) -> None:
     for again in (keeping, [*command, "--out", "anew"]):
         subprocess.run(again, cwd=tmp_path, check=True, capture_output=True)
     assert (tmp_path / "resumed/results.csv").read_bytes() == (tmp_path / "anew/results.csv").read_bytes()
+
+
+def test_an_edited_controllers_checkpoint_is_refused(datasets: list[Dataset], tmp_path: Path) -> None:
+    """Another constant in `init` is another controller, though `step` reads the same."""
+    cmc = CONTROLLERS["confidence_momentum"]
+
+    def init(params: Any, obs: Any) -> Any:
+        return cmc.init(params, obs)._replace(ema=jnp.asarray(0.5, jnp.float32))
+
+    go = partial(sweep, datasets[1], betas=[0], shuffles=1, checkpoint=tmp_path)
+    go([cmc])
+    with pytest.raises(InputError, match="another sweep"):
+        go([dataclasses.replace(cmc, init=init)])
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ on disk with Orbax.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex, TypeAlias
 
@@ -18,6 +19,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float32, Int, Int32
 
+from autotts_jax.digests import Digest
 from autotts_jax.errors import InputError
 from autotts_jax.trajectories import FORMATS, MAX_TOKENS, Trajectories, read, suffixes
 
@@ -74,6 +76,16 @@ class ReplayStore:
     price: Float32[AnyArray, "Q N"] | None = dataclasses.field(default=None, metadata={"pad": 1})
     feature_names: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
 
+    def __repr__(self) -> str:
+        """One line: the size, not the values."""
+        return f"ReplayStore({self._size()})"
+
+    def _size(self) -> str:
+        # Transformed stores hold anything, with more axes or none.
+        shape = " × ".join(map(str, np.shape(self.answers)))
+        size = sum(getattr(array, "nbytes", 0) for array in self.arrays().values())
+        return f"questions × branches × intervals: {shape}; {size / 2**20:.1f} MiB"
+
     def arrays(self) -> dict[str, AnyArray]:
         """The arrays that are not None, by field."""
         fields = {field.name: getattr(self, field.name) for field in _FIELDS}
@@ -112,6 +124,7 @@ class Dataset:
       texts: The texts of the questions.
       golds: Their gold answers.
       choices: Per question, the answer strings by id.
+      source: Where it was read from, for people and for reports; empty if made in Python.
     """
 
     store: ReplayStore
@@ -119,14 +132,77 @@ class Dataset:
     texts: tuple[str, ...]
     golds: tuple[str, ...]
     choices: tuple[tuple[str, ...], ...]
+    source: str = ""
 
     def __len__(self) -> int:
         """The number of questions."""
         return len(self.texts)
 
+    def __repr__(self) -> str:
+        """One line: names and size, not the values."""
+        names = ", ".join(name for name, _ in self.parts[:3]) + ", …" * (len(self.parts) > 3)
+        return f"Dataset({names}; {self.store._size()})"
+
+    @functools.cached_property
+    def digests(self) -> tuple[str, ...]:
+        """A digest of each part's contents, in order: 16 bytes of BLAKE2b, in hexadecimal.
+
+        Of a part's questions, it covers texts, golds, answer strings with their ids, and all fields of the store.
+        Padding, the width of integer types, and other parts do not matter, nor does the part's name; a `model` of
+        0 or a `price` of 1 everywhere counts as absent.
+        """
+        stops = np.cumsum([questions for _, questions in self.parts]).tolist()
+        return tuple(self._digest(stop - n, stop) for (_, n), stop in zip(self.parts, stops, strict=True))
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """A digest of all parts: of their names and `digests`, in order."""
+        digest = Digest()
+        digest.json("parts", [[*part, found] for part, found in zip(self.parts, self.digests, strict=True)])
+        return digest.hex()
+
+    def _digest(self, start: int, stop: int) -> str:
+        arrays = {name: np.asarray(array)[start:stop] for name, array in self.store.arrays().items()}
+        branches = arrays["intervals"] > 0
+        # A joined store has these fields if any of its parts has.
+        for name in ("model", "price"):
+            if name in arrays and (arrays[name][branches] == _PADS[name]).all():
+                del arrays[name]
+        digest = Digest()
+        digest.texts("texts", self.texts[start:stop])
+        digest.texts("golds", self.golds[start:stop])
+        digest.texts("feature names", self.store.feature_names)
+        for low in range(0, stop - start, _DIGESTED):  # a copy of a whole store could be too large
+            piece = {name: array[low : low + _DIGESTED] for name, array in arrays.items()}
+            there = piece["intervals"] > 0
+            generated = np.arange(piece["answers"].shape[-1]) < piece["intervals"][..., None]
+            digest.array("branches", there.sum(axis=-1))
+            for name in ("intervals", "tokens", "delta", "model", "price"):
+                if name in piece:
+                    digest.array(name, piece[name][there])
+            for name in ("answers", "features"):
+                if name in piece:
+                    digest.array(name, piece[name][generated])
+            digest.array("gold", piece["gold"])
+            digest.array("unparsable", np.argwhere(piece["unparsable"]))
+            named = [sorted(_by_id(choices)) for choices in self.choices[start:stop][low : low + _DIGESTED]]
+            digest.array("choices per question", [len(choices) for choices in named])
+            digest.array("ids", [number for choices in named for number, _ in choices])
+            digest.texts("choices", [text for choices in named for _, text in choices])
+        return digest.hex()
+
     def answer(self, question: int, answer_id: SupportsIndex) -> str | None:
         """The string behind an answer id; None for NO_ANSWER."""
         return self.choices[question][answer_id] if int(answer_id) >= 0 else None
+
+
+#: Questions that are digested at a time. Part of the definition of `Dataset.digests`.
+_DIGESTED = 4096
+
+
+def _by_id(choices: Sequence[str] | Mapping[int, str]) -> Iterable[tuple[int, str]]:
+    """A question's answer strings with their ids."""
+    return choices.items() if isinstance(choices, Mapping) else enumerate(choices)
 
 
 def pack(trajectories: Trajectories, *, seed: int = 0) -> Dataset:
@@ -329,15 +405,21 @@ def load(path: str | os.PathLike[str]) -> Dataset:
 def open_datasets(path: str | os.PathLike[str]) -> list[Dataset]:
     """Opens a trajectory file, a store that `save` wrote, or a directory of files, read in order of name.
 
+    Each dataset says in `Dataset.source` which file or store it is.
+
     Raises:
       InputError: naming file, field, value and remedy.
     """
     path = Path(path)
     if not path.is_dir():
-        return [pack(read(path))]
+        return [_from(path, pack(read(path)))]
     if (path / "metadata").is_dir():
-        return [load(path)]
+        return [_from(path, load(path))]
     files = sorted(file for suffix in FORMATS for file in path.rglob(f"*{suffix}"))
     if not files:
         raise InputError(f"{path}: no {suffixes()} file in this directory. Check the path.")
-    return [pack(read(file)) for file in files]
+    return [_from(file, pack(read(file))) for file in files]
+
+
+def _from(path: Path, dataset: Dataset) -> Dataset:
+    return dataclasses.replace(dataset, source=str(path.absolute()))

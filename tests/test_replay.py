@@ -301,3 +301,61 @@ def test_padding_with_optional_fields_changes_no_outcome() -> None:
     found = run(controller, padded, params, np.pad(orders, [(0, 1), (0, 0), (0, 0)], constant_values=-1), rules)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[:, :3], b), found, expected)
     assert (np.asarray(expected.cost) != np.asarray(expected.tokens)).any()
+
+
+# --- digests ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fields", [(), ("features",), ("model", "price"), ("features", "model", "price")])
+def test_a_digest_is_of_the_contents(fields: tuple[str, ...]) -> None:
+    """Neither padding nor width, neighbours, names or the place in memory matter."""
+    one = with_fields(dataset(0, model="A"), *fields)
+    two = with_fields(dataset(1, 2, 9, model="B"), *fields, seed=1)
+    both = autotts_jax.concatenate([one, two])
+    assert both.digests == one.digests + two.digests
+    assert len({*one.digests, *two.digests, both.digest, one.digest}) == 4
+    assert dataset(0, model="A").digests == dataset(0, model="B").digests
+    assert dataset(0, model="A").digest != dataset(0, model="B").digest
+    wide = dataclasses.replace(one.store, answers=one.store.answers.astype(np.int64))
+    assert dataclasses.replace(one, store=jax.device_put(wide)).digests == one.digests
+    assert all(len(bytes.fromhex(digest)) == 16 for digest in both.digests)
+
+
+def test_a_joined_stores_filled_up_fields_do_not_matter() -> None:
+    bare, full = dataset(0), with_fields(dataset(1, 2, 9), "model", "price")
+    assert autotts_jax.concatenate([bare, full]).digests == bare.digests + full.digests
+
+
+def test_every_field_is_in_the_digest() -> None:
+    data = with_fields(dataset(), "features", "model", "price")
+    seen = {data.digests}
+    for name, array in data.store.arrays().items():
+        changed = np.array(array)
+        changed.flat[0] = changed.flat[0] + 1 if changed.dtype != bool else ~changed.flat[0]
+        seen.add(dataclasses.replace(data, store=dataclasses.replace(data.store, **{name: changed})).digests)
+    renamed = dataclasses.replace(data.store, feature_names=("entropy", "logprob"))
+    seen.add(dataclasses.replace(data, store=renamed).digests)
+    for name in ("texts", "golds"):
+        first, *rest = getattr(data, name)
+        seen.add(dataclasses.replace(data, **{name: (f"{first}.", *rest)}).digests)
+    assert len(seen) == 1 + 9 + 1 + 2
+
+
+def test_reprs_are_one_line() -> None:
+    data = autotts_jax.concatenate([dataset(i, model=f"M{i}") for i in range(5)])
+    assert repr(data) == "Dataset(M0, M1, M2, …; questions × branches × intervals: 15 × 7 × 5; 0.0 MiB)"
+    assert repr(data.store) == "ReplayStore(questions × branches × intervals: 15 × 7 × 5; 0.0 MiB)"
+    assert "\n" not in repr(jax.tree.map(lambda _: 0, data.store))
+
+
+def test_a_dataset_knows_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = Trajectories([Question.from_branches("?", "0", 500, [(["0"], 900, "0")])])
+    autotts_jax.write_trajectories(made, "files/a.json")
+    (read,) = autotts_jax.open_datasets("files")
+    assert read.source == str(tmp_path / "files" / "a.json")
+    autotts_jax.save(read, "store")
+    (loaded,) = autotts_jax.open_datasets("store")
+    assert loaded.source == str(tmp_path / "store")
+    assert autotts_jax.load("store").source == autotts_jax.concatenate([read]).source == ""
+    assert loaded.digest == read.digest

@@ -35,6 +35,7 @@ from autotts_jax.errors import ContractError, FetchError, InputError, PresetErro
 from autotts_jax.orders import Orders, bootstrap_orders, draw_orders, published_orders, random_orders
 from autotts_jax.replay import Dataset, ReplayStore, concatenate, load, open_datasets, pack, save
 from autotts_jax.results import Results
+from autotts_jax.results import read as read_results
 from autotts_jax.rollout import COMPILER_OPTIONS, Outcome, evaluate
 from autotts_jax.settings import Row, Setting, rows_of
 from autotts_jax.sweeps import BETAS, sweep
@@ -112,6 +113,7 @@ __all__ = [
     "pool_tally",
     "published_orders",
     "random_orders",
+    "read_results",
     "read_trajectories",
     "real",
     "rows_of",

@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import hashlib
 import inspect
-import io
 import os
 import zipfile
 import zlib
@@ -33,7 +32,14 @@ from autotts_jax.environment import MAX_WIDTH, Action, Observation, act, example
 from autotts_jax.errors import InputError
 from autotts_jax.files import write_whole
 
-__all__ = ["Artefact", "export_controller", "load_controller", "save_controller"]
+__all__ = [
+    "Artefact",
+    "export_controller",
+    "load_controller",
+    "read_artefact",
+    "save_controller",
+    "write_artefact",
+]
 
 #: Platforms that an artefact runs on.
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -121,12 +127,22 @@ def export_controller(
       widths: Numbers of slots B to export it for, each 1 to 256. Replaying it at another width is an error.
       feature_names: Features of the stores that it will be replayed on.
 
+    Returns:
+      The artefact; that of a loaded controller is the one that it was loaded from.
+
     Raises:
       InputError: if the controller breaks the contract or calls what cannot be exported, such as a Python callback.
     """
     features, programs, memories = tuple(feature_names), {}, {}
     if not widths or not all(1 <= width <= MAX_WIDTH for width in widths):
         raise InputError(f"widths {list(widths)}: each must be from 1 to {MAX_WIDTH}, and there must be at least one.")
+    if (loaded := _loaded(controller)) is not None:
+        if not set(widths) <= set(controller.widths) or features != loaded.described.feature_names:
+            raise InputError(
+                f"controller {controller.name}: exported for {controller.widths} slots and the features "
+                f"{list(loaded.described.feature_names)}, so not for {tuple(widths)} and {list(features)}."
+            )
+        return loaded
     beta = jax.ShapeDtypeStruct((), jnp.float32)
     params = jax.eval_shape(controller.schedule, beta)
     programs["schedule"] = _exported(controller, "schedule", beta)
@@ -166,14 +182,17 @@ def save_controller(
     Arguments and errors are those of `export_controller`.
     """
     artefact = export_controller(controller, widths, feature_names)
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-        # A fixed date: the same controller gives the same bytes.
-        members = {_DESCRIPTION: artefact.description.encode(), **artefact.programs}
-        for name, data in {**members, "digest": artefact.digest.encode()}.items():
-            archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
-    write_whole(Path(path), lambda file: file.write_bytes(content.getvalue()))
+    write_whole(Path(path), functools.partial(write_artefact, artefact))
     return artefact.digest
+
+
+def write_artefact(artefact: Artefact, path: Path) -> None:
+    """Writes an artefact as a zip file; the same artefact gives the same bytes."""
+    members = {_DESCRIPTION: artefact.description.encode(), **artefact.programs}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in {**members, "digest": artefact.digest.encode()}.items():
+            # A date of its own would make other bytes.
+            archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
 
 
 def load_controller(path: str | os.PathLike[str]) -> Controller:
@@ -182,6 +201,11 @@ def load_controller(path: str | os.PathLike[str]) -> Controller:
     Raises:
       InputError: if it is not an artefact, or is damaged.
     """
+    return read_artefact(path).controller()
+
+
+def read_artefact(path: str | os.PathLike[str]) -> Artefact:
+    """Likewise, but returns the artefact."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = {name: archive.read(name) for name in archive.namelist()}
@@ -199,7 +223,7 @@ def load_controller(path: str | os.PathLike[str]) -> Controller:
     needed = {"schedule", *(f"{part}-{width}" for part in ("init", "step") for width in about.widths)}
     if needed != set(artefact.programs):
         raise InputError(f"{path}: holds {', '.join(artefact.programs)}, not what it describes. Save it again.")
-    return artefact.controller()
+    return artefact
 
 
 # --- exporting -------------------------------------------------------------------------------------------------------
@@ -243,6 +267,14 @@ def _leaves(tree: PyTree) -> tuple[_Leaf, ...]:
     return tuple(
         _Leaf(name=name, shape=leaf.shape, dtype=str(leaf.dtype)) for name, leaf in named_leaves(tree).items()
     )
+
+
+def _loaded(controller: Controller) -> Artefact | None:
+    """The artefact that a controller was loaded from; None if it is written in Python."""
+    functions = (controller.schedule, controller.init, controller.step)
+    found = {function.artefact.digest: function.artefact for function in functions if isinstance(function, _Function)}
+    (artefact,) = found.values() if len(found) == 1 else (None,)
+    return artefact if artefact is not None and artefact.controller() == controller else None
 
 
 def _source_text(controller: Controller) -> str:

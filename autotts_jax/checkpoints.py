@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -22,12 +23,12 @@ class Checkpoint:
       size: Questions per chunk of the sweep; a resumed sweep keeps the number it began with.
     """
 
-    def __init__(self, directory: Path, fingerprint: str, size: int) -> None:
+    def __init__(self, directory: Path, fingerprint: Mapping[str, str], size: int) -> None:
         """Opens a directory, or starts one.
 
         Args:
           directory: An empty one, or one with pieces of the same sweep.
-          fingerprint: Equal for equal sweeps.
+          fingerprint: Digests by what they are of; equal for equal sweeps.
           size: Questions per chunk.
 
         Raises:
@@ -50,15 +51,16 @@ class Checkpoint:
         if name.exists():
             found = json.loads(name.read_text(encoding="utf-8"))
             self.size = found.get("size", size)
-            if found.get("fingerprint") != fingerprint:
+            begun = found.get("fingerprint", {})
+            other = [name for name, digest in fingerprint.items() if begun.get(name) != digest]
+            if other:
                 raise InputError(
-                    f"{directory}: belongs to another sweep (other data, controllers or settings). "
-                    "Name another directory, or delete it."
+                    f"{directory}: belongs to another sweep (other {', '.join(other)}). Name another directory."
                 )
         elif any(self._directory.iterdir()):
             raise InputError(f"{directory}: not empty, and not a sweep's checkpoint. Name another directory.")
         else:
-            write_whole(name, json.dumps({"fingerprint": fingerprint, "size": size}))
+            write_whole(name, json.dumps({"fingerprint": dict(fingerprint), "size": size}))
 
     def load(self, part: str) -> dict[str, Int64[np.ndarray, "P q"]] | None:
         """The sums of a piece; None if it is not finished."""

@@ -19,6 +19,7 @@ from autotts_jax.environment import Rules, StopReason, World
 from autotts_jax.replay import AnyArray, Dataset, ReplayStore
 from autotts_jax.rollout import COMPILER_OPTIONS, Outcome, record
 from autotts_jax.settings import Row
+from autotts_jax.sweeps import needed_orders
 from autotts_jax.traces import until_all_ended
 from autotts_jax.voting import plurality
 
@@ -60,6 +61,7 @@ def watch(dataset: Dataset, row: Row, orders: Int[AnyArray, "Q S B"], rules: Rul
       orders: ``[Q, S, B]`` the branch orders.
       rules: What actions cost; defaults to the published tables' accounting.
     """
+    orders = needed_orders(row, orders)
     arrays = jax.tree.map(jnp.asarray, (dataset.store, row.params, orders, rules or Rules()))
     watched: Watched = until_all_ended(lambda rounds: _watch(row.controller, rounds, *arrays))
     return watched
@@ -178,7 +180,7 @@ def summarize(dataset: Dataset, row: Row, watched: Watched, *, characters: int =
     Q, S = outcome.correct.shape
     wrong = int(np.sum(~outcome.correct))
     lines = [
-        f"{row.controller.name} {row.described()}",
+        f"{row.label} {row.described()}",
         f"{Q} questions × {S} shuffles: {outcome.correct.mean():.1%} right, {outcome.tokens.mean():,.0f} tokens, "
         f"{outcome.rounds.mean():.1f} rounds, {outcome.opened.mean():.1f} branches opened and "
         f"{outcome.pruned.mean():.1f} pruned; {_stops(outcome)}",

@@ -327,9 +327,9 @@ def compare(
 
     Args:
       results: Of one sweep, in which all controllers had the same questions and branch orders.
-      controller: A curve: all rows of a controller or, given parameters or ``beta``, the rows that have them, as in
-        "parallel_probe:chains=64" or "confidence_momentum:beta=0.5".
-      baselines: Curves; defaults to all other controllers.
+      controller: A curve: all rows of a setting, by its label, or, given parameters or ``beta``, the rows that have
+        them, as in "parallel_probe:chains=64" or "confidence_momentum:beta=0.5".
+      baselines: Curves; defaults to all other settings.
       datasets: By name; defaults to all.
       at: The row at whose accuracy, and at whose tokens, curves are compared. Defaults to each baseline's most
         expensive row, by its tokens over all questions of all datasets.
@@ -348,7 +348,8 @@ def compare(
       InputError: if a name is not in the results, there is only one question, or a number is out of range.
     """
     if baselines is None:
-        baselines = [name for name in _names(results) if name != controller.partition(":")[0]]
+        (chosen,) = {results.rows[row].label for row in _curves(results, [controller])[controller]}
+        baselines = [name for name in _names(results) if name != chosen]
     if not baselines:
         raise InputError("baselines: none. Sweep at least one other controller, or name one.")
     curves = _curves(results, [controller, *baselines])
@@ -482,25 +483,27 @@ def _known(dataset: str, parts: dict[str, slice]) -> str:
 
 
 def _names(results: Results) -> list[str]:
-    return list(dict.fromkeys(row.controller.name for row in results.rows))
+    return list(dict.fromkeys(row.label for row in results.rows))
 
 
 def _curves(results: Results, texts: Sequence[str]) -> dict[str, list[int]]:
-    """Indices of the rows that each ``NAME[:key=value,…]`` selects."""
+    """Indices of the rows that each ``LABEL[:key=value,…]`` selects."""
     curves: dict[str, list[int]] = {}
+    labels = _names(results)
     for text in texts:
-        name, *pairs = re.split("[:,]", text)
-        if name not in _names(results):
-            raise InputError(f"controller {name!r}: not in these results. Use one of {', '.join(_names(results))}.")
+        # A label may hold colons and commas itself.
+        label = max((name for name in labels if re.match(f"{re.escape(name)}([:,]|$)", text)), key=len, default=None)
+        if label is None:
+            raise InputError(f"controller {text!r}: not in these results. Use one of {', '.join(labels)}.")
         try:
+            pairs = re.split("[:,]", text[len(label) + 1 :]) if text != label else []
             wanted = {key: float(value) for key, _, value in (pair.partition("=") for pair in pairs)}
         except ValueError:
-            raise InputError(f"controller {text}: not understood. Write NAME:key=value,key=value.") from None
+            raise InputError(f"controller {text}: not understood. Write {label}:key=value,key=value.") from None
         curves[text] = [
             index
             for index, row in enumerate(results.rows)
-            if row.controller.name == name
-            and wanted.items() <= (json.loads(row.described()) | {"beta": row.beta}).items()
+            if row.label == label and wanted.items() <= (json.loads(row.described()) | {"beta": row.beta}).items()
         ]
         if not curves[text]:
             raise InputError(f"controller {text}: no row has these parameters. Sweep it too, or choose another.")

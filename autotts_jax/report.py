@@ -41,7 +41,7 @@ def page(
     """
     watched = []
     for row in _one_row_each(results.rows):
-        progress(row.controller.name)
+        progress(row.label)
         seen = tts.failures.watch(dataset, row, orders, rules)
         counts = tts.failures.count_failures(seen)
         examples = {mode: place for mode, (_, place) in counts.items() if place}
@@ -50,7 +50,7 @@ def page(
             examples[tts.failures.Failure.NONE] = (int(right[0][0]), int(right[0][1]))
         watched.append(
             {
-                "controller": row.controller.name,
+                "controller": row.label,
                 "at": "" if row.beta is None else f"β = {row.beta:g}",
                 "failures": {_words(mode): count for mode, (count, _) in counts.items()},
                 "wrong": int(np.sum(~seen.outcome.correct)),
@@ -59,7 +59,7 @@ def page(
                 "traces": _examples(dataset, row, orders, rules, examples),
             }
         )
-    names = list(dict.fromkeys(row.controller.name for row in results.rows))
+    names = list(dict.fromkeys(row.label for row in results.rows))
     compared = tts.frontier.compare(results, names[0], names[1:]).to_pylist() if len(names) > 1 else []
     return _TEMPLATES.get_template("report.html").render(
         parts=results.parts,
@@ -77,7 +77,7 @@ def _one_row_each(rows: Sequence[tts.Row]) -> list[tts.Row]:
     """Each controller's row at the middle of its β grid."""
     by_name: dict[str, list[tts.Row]] = {}
     for row in rows:
-        by_name.setdefault(row.controller.name, []).append(row)
+        by_name.setdefault(row.label, []).append(row)
     return [group[len(group) // 2] for group in by_name.values()]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import datetime
 import functools
 import hashlib
 import itertools
@@ -14,21 +16,22 @@ from typing import Any, NamedTuple, cast, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int, Int64
 
 from autotts_jax.artefacts import export_controller
 from autotts_jax.checkpoints import Checkpoint
-from autotts_jax.controllers import CONTROLLERS, Controller
+from autotts_jax.controllers import CONTROLLERS, Controller, check_shapes
 from autotts_jax.environment import CostModel, Rules
 from autotts_jax.errors import InputError
 from autotts_jax.orders import WIDTH, Orders, draw_orders
-from autotts_jax.replay import Dataset, bucket, joint_shape, part
-from autotts_jax.results import FIELDS, Results
+from autotts_jax.provenance import Provenance, device, distinct_datasets, distinct_settings, used_datasets, versions
+from autotts_jax.replay import AnyArray, Dataset, bucket, concatenate, joint_shape, part
+from autotts_jax.results import FIELDS, Origin, Results
 from autotts_jax.rollout import COMPILER_OPTIONS, Outcome, evaluate
 from autotts_jax.settings import Row, Setting, check_pool, rows_of
 from autotts_jax.trajectories import MAX_TOKENS
 
-__all__ = ["BETAS", "sweep"]
+__all__ = ["BETAS", "needed_orders", "replayed", "sweep", "width_of"]
 
 #: The published β grid.
 BETAS = tuple(i / 10 for i in range(11))
@@ -50,7 +53,7 @@ _evaluate = jax.jit(evaluate, static_argnames=("controller", "devices"), compile
 
 def sweep(
     data: Dataset | Sequence[Dataset],
-    settings: Sequence[Setting | Controller | str] | None = None,
+    settings: Setting | Controller | str | Sequence[Setting | Controller | str] | None = None,
     *,
     betas: Sequence[float] = BETAS,
     shuffles: int = 100,
@@ -59,6 +62,7 @@ def sweep(
     rules: Rules | None = None,
     chunk: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    command: Sequence[str] = (),
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Results:
     """Replays controllers over a β grid on datasets, on all of JAX's devices.
@@ -79,6 +83,7 @@ def sweep(
       chunk: Questions per chunk; defaults to as many as fit well. The results do not depend on it.
       checkpoint: A directory for finished chunks. A sweep that was killed resumes from there when it is called again
         with the same arguments.
+      command: The command behind this call, if any, for `Results.provenance`.
       progress: Called as ``progress(controller, episodes done, total episodes)`` before waiting for a controller's
         chunk, and at the end.
 
@@ -88,10 +93,9 @@ def sweep(
     Raises:
       InputError: before any work, naming field, value and remedy.
     """
-    for name, values in (("data", data), ("settings", settings), ("betas", betas)):
-        if values is not None and len(values) == 0:
-            raise InputError(f"{name}: empty; there must be at least one.")
     datasets = [data] if isinstance(data, Dataset) else list(data)
+    if isinstance(settings, str | Setting | Controller):
+        settings = [settings]
     chosen = [_as_setting(setting) for setting in (CONTROLLERS.values() if settings is None else settings)]
     rules = _checked(Rules() if rules is None else rules)
     for beta in betas:
@@ -102,6 +106,17 @@ def sweep(
             raise InputError(f"{name} {number}: there must be at least one.")
     if orders not in get_args(Orders):
         raise InputError(f"orders {orders!r}: not understood. Use published, random or bootstrap.")
+    for name, values in (("data", datasets), ("settings", chosen), ("betas", betas)):
+        if len(values) == 0:
+            raise InputError(f"{name}: empty; there must be at least one.")
+    datasets, said = distinct_datasets(datasets)
+    features = datasets[0].store.feature_names
+    chosen, more = distinct_settings(
+        chosen, lambda controller: export_controller(controller, controller.widths or (WIDTH,), features).digest
+    )
+    repeated = [beta for beta, times in collections.Counter(betas).items() if times > 1]
+    said += [*more, *(f"β = {beta:g}: given more than once; counted once." for beta in repeated)]
+    betas = list(dict.fromkeys(betas))
     grid = [rows_of(setting, betas) for setting in chosen]
     branches = np.concatenate([dataset.store.branches for dataset in datasets]).tolist()
     notes = [
@@ -110,6 +125,8 @@ def sweep(
         for note in check_pool(setting, rows, branches, replacement=orders == "bootstrap")
     ]
     plan = _Plan(datasets, list(itertools.chain.from_iterable(grid)), shuffles, orders, seed, rules)
+    for group in plan.groups:
+        check_shapes(group.controller, group.width, features)
     _check_sums(plan)
     sums = _run(plan, chunk, checkpoint, progress)
     return Results(
@@ -118,8 +135,61 @@ def sweep(
         golds=[gold for dataset in datasets for gold in dataset.golds],
         sums=sums,
         shuffles=shuffles,
-        notes=tuple(notes),
+        notes=(*said, *notes),
+        origin=Origin(
+            settings=chosen,
+            widths={setting.label: plan.widths(setting.controller) for setting in chosen},
+            feature_names=features,
+            provenance=functools.partial(
+                Provenance,
+                datasets=used_datasets(datasets),
+                betas=tuple(map(float, betas)),
+                shuffles=shuffles,
+                orders=orders,
+                seed=seed,
+                width=plan.width,
+                cost=rules.cost,
+                probe_cost=int(cast(int, rules.probe_cost)),
+                budget=None if rules.budget is None else int(cast(int, rules.budget)),
+                versions=versions(),
+                device=device(),
+                finished=datetime.datetime.now(datetime.UTC),
+                command=tuple(command),
+            ),
+        ),
     )
+
+
+def replayed(results: Results, data: Sequence[Dataset]) -> tuple[Dataset, Int[np.ndarray, "Q S B"], Rules]:
+    """The data, orders and rules of results: what `traces` and `failures` need to replay their episodes.
+
+    Args:
+      results: Of `sweep`, or read from a folder.
+      data: The datasets that were swept, in any order; others are left out.
+
+    Returns:
+      The datasets as one, the branch orders, and the rules.
+
+    Raises:
+      InputError: if a dataset is missing, or is not what was swept.
+    """
+    provenance = results.provenance
+    missing = list(provenance.datasets)
+    found: list[Dataset] = []
+    while missing:
+        digests = [used.digest for used in missing]
+        dataset = next((d for d in data if list(d.digests) == digests[: len(d.parts)]), None)
+        if dataset is None:
+            raise InputError(
+                f"data: {missing[0].label} is not among them as it was swept"
+                f"{f', from {missing[0].source}' if missing[0].source else ''}: it is missing or has changed. "
+                "Name the files that were swept."
+            )
+        parts = [(used.label, used.questions) for used in missing[: len(dataset.parts)]]
+        found.append(dataclasses.replace(dataset, parts=tuple(parts)))
+        del missing[: len(parts)]
+    orders = draw_orders(found, provenance.shuffles, provenance.orders, provenance.seed, width=provenance.width)
+    return concatenate(found), orders, provenance.rules
 
 
 def width_of(rows: Sequence[Row], pool: int | None) -> int:
@@ -144,6 +214,18 @@ def width_of(rows: Sequence[Row], pool: int | None) -> int:
             "branches, or export it with more widths."
         )
     return width
+
+
+def needed_orders(row: Row, orders: Int[AnyArray, "Q S B"]) -> Int[AnyArray, "Q S b"]:
+    """The orders, cut to as many slots as the row's controller was exported for and the row needs.
+
+    Raises:
+      InputError: as `width_of`.
+    """
+    if not row.controller.widths or orders.shape[-1] in row.controller.widths:
+        return orders
+    branches = int(np.max(np.sum(np.asarray(orders) >= 0, axis=-1)))
+    return orders[..., : width_of([row], branches)]
 
 
 # --- the work --------------------------------------------------------------------------------------------------------
@@ -183,6 +265,11 @@ class _Plan:
                     waiting = []
         return groups
 
+    def widths(self, controller: Controller) -> tuple[int, ...]:
+        """The numbers of slots that a controller is replayed with, here and when its episodes are recorded."""
+        replayed = {group.width for group in self.groups if group.controller == controller}
+        return controller.widths or tuple(sorted(replayed | {self.width}))
+
     @property
     def width(self) -> int:
         """Slots of the orders that are drawn; narrower groups replay the first ones."""
@@ -203,20 +290,20 @@ class _Plan:
         chunks = max(-(-self.questions // most), min(self.questions, jax.process_count()))
         return -(-self.questions // chunks)
 
-    def fingerprint(self) -> str:
-        """A digest, equal for equal sweeps."""
-        digest = hashlib.blake2b(digest_size=16)
-        for leaf in jax.tree.leaves([[dataset.store for dataset in self.datasets], [row.params for row in self.rows]]):
-            array = np.ascontiguousarray(leaf)
-            digest.update(f"{array.dtype}{array.shape}".encode())
-            digest.update(array.data)
-        for controller, width, rows in self.groups:
-            # Of all that it computes: a controller that was edited is another one.
-            artefact = export_controller(controller, (width,), self.datasets[0].store.feature_names)
-            digest.update(f"{width}{rows}{artefact.digest}".encode())
+    def fingerprint(self) -> dict[str, str]:
+        """Digests of all that the sums depend on: equal for equal sweeps."""
+        features = self.datasets[0].store.feature_names
         rules = (self.rules.cost.value, int(cast(int, self.rules.probe_cost)), self.rules.budget)
-        digest.update(repr((self.shuffles, self.orders, self.seed, rules)).encode())
-        return digest.hexdigest()
+        parts = {
+            "data": [dataset.digests for dataset in self.datasets],
+            # Of all that a controller computes: one that was edited is another one.
+            "controllers": [(export_controller(c, (width,), features).digest, rows) for c, width, rows in self.groups],
+            "parameters": [row.described() for row in self.rows],
+            "orders": (self.shuffles, self.orders, self.seed),
+            "rules": rules,
+            "versions": versions(),
+        }
+        return {name: hashlib.blake2b(repr(part).encode(), digest_size=16).hexdigest() for name, part in parts.items()}
 
 
 class _Group(NamedTuple):

@@ -28,6 +28,7 @@ from autotts_jax.files import write_whole
 from autotts_jax.replay import AnyArray, Dataset, ReplayStore
 from autotts_jax.rollout import COMPILER_OPTIONS, Outcome, Record, record
 from autotts_jax.settings import Row
+from autotts_jax.sweeps import needed_orders
 
 __all__ = [
     "Event",
@@ -74,6 +75,7 @@ def record_episodes(
       rules: What actions cost; defaults to the published tables' accounting.
     """
     places = np.asarray(where, np.int32)
+    orders = needed_orders(row, orders)
     arrays = jax.tree.map(jnp.asarray, (dataset.store, row.params, orders, rules or Rules(), places))
     recording: Recording = until_all_ended(lambda rounds: _record(row.controller, rounds, *arrays))
     return recording
@@ -170,7 +172,7 @@ class Trace:
       text: The question's text.
       gold: The question's gold answer.
       shuffle: Which branch order.
-      controller: The controller's name.
+      controller: The label of the controller's setting.
       params: The controller's parameters.
       rounds: What happened.
       outcome: `Outcome`'s fields; the answer as text, the stop reason by name.
@@ -207,7 +209,7 @@ def decode(
     outcome = jax.tree.map(lambda leaf: leaf[index], recording.outcome)
     rows = jax.tree.map(lambda leaf: leaf[index], recording.rows)
     name = functools.partial(dataset.answer, question)
-    order = np.asarray(orders)[question, shuffle]
+    order = np.asarray(needed_orders(row, orders))[question, shuffle]
     rounds = []
     nothing = np.zeros(len(order), np.int32)
     before = _Slots(nothing, nothing > 0, nothing + NO_ANSWER, nothing)
@@ -240,7 +242,7 @@ def decode(
         text=dataset.texts[question],
         gold=dataset.golds[question],
         shuffle=shuffle,
-        controller=row.controller.name,
+        controller=row.label,
         params=json.loads(row.described()),
         rounds=tuple(rounds),
         outcome=fields

@@ -100,7 +100,7 @@ def test_sweep_writes_a_tidy_table(run: Run, traces: Path, tmp_path: Path) -> No
     assert "Model/bench" in done.out
     found = rows(tmp_path / "out" / "results.csv")
     assert [(row["controller"], row["beta"]) for row in found] == [
-        ("self_consistency", ""),
+        ("self_consistency:samples=4", ""),
         ("confidence_momentum", "0"),
         ("confidence_momentum", "0.5"),
         ("confidence_momentum", "1"),
@@ -121,11 +121,13 @@ def test_sweep_writes_a_tidy_table(run: Run, traces: Path, tmp_path: Path) -> No
     assert len(questions) == 12
     assert sum(row["correct"] for row in questions[:3]) == int(found[0]["correct"])
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "arguments.json",
+        "controllers",
         "questions.csv",
         "questions.parquet",
         "results.csv",
         "results.parquet",
+        "sums.parquet",
+        "sweep.json",
     ]
 
 
@@ -324,7 +326,7 @@ def test_trace_sums_up_a_controller(run: Run, traces: Path) -> None:
 
 def test_plot_draws_curves(run: Run, traces: Path, tmp_path: Path) -> None:
     run("sweep", traces, "--controller", "early_stopping", "--beta", "0:1:3", "--shuffles", "2", "--out", "out")
-    run("plot", "out", "out/results.parquet", "--out", "figures/curves.png")
+    run("plot", "out", "--out", "figures/curves.png")
     assert (tmp_path / "figures" / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -335,8 +337,8 @@ def test_plot_draws_curves(run: Run, traces: Path, tmp_path: Path) -> None:
         (["trace", "FILE", "--figure", "a.png"], "Add --question N."),
         (["trace", "FILE", "--question", "0", "--figure", "a.gif"], "Use .png, .pdf or .svg."),
         (["trace", "FILE", "--controller", "early_stoping"], "did you mean early_stopping?"),
-        (["plot", "FILE"], "not a table"),
-        (["plot", "nowhere"], "not a table"),
+        (["plot", "FILE"], "Name the directory that `autotts sweep --out`"),
+        (["plot", "nowhere"], "Name the directory that `autotts sweep --out`"),
         (["bench", "FILE", "--against", "rust"], "Use python."),
         (["bench", "FILE", "--devices", "99"], "there are only"),
         (["sweep", "FILE", "--processes", "2"], "Add --coordinator HOST:PORT."),

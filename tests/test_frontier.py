@@ -309,7 +309,7 @@ def test_what_is_chosen_on_one_set_is_reported_on_another() -> None:
         (lambda r: frontier.intervals(r, level=95), "level 95: outside"),
         (lambda r: frontier.compare(r, "nobody"), "'nobody': not in these results. Use one of confidence_momentum"),
         (lambda r: frontier.compare(r, f"{CMC}:beta=0.3"), "no row has these parameters"),
-        (lambda r: frontier.compare(r, f"{CMC}:beta"), "not understood. Write NAME:key=value"),
+        (lambda r: frontier.compare(r, f"{CMC}:beta"), "not understood. Write"),
         (lambda r: frontier.compare(r, CMC, []), "baselines: none"),
         (lambda r: frontier.compare(r, CMC, datasets=["x"]), "dataset 'x': not in these results. Use one of a, b"),
         (lambda r: frontier.tokens_to_reach(r, CMC), "3 different rows. Say which"),

@@ -33,6 +33,7 @@ ROOMS = [
     "rollout",
     "testing",
     "settings",
+    "provenance",
     "results",
     "checkpoints",
     "sweeps",

@@ -5,13 +5,11 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import autotts_jax
-from autotts_jax.cli import main
 from autotts_jax.trajectories import Question, Trajectories
 
 
@@ -63,32 +61,3 @@ def test_a_browser_shows_it(page: Path) -> None:
     shown = re.findall(r'<pre class="round">(.*?)</pre>', done.stdout, flags=re.DOTALL)
     assert shown
     assert all("BRANCH(0)" in text and "tokens: " in text for text in shown)
-
-
-Refused = Callable[[], str]
-
-
-@pytest.fixture
-def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
-    """Runs `autotts report` in the empty directory, in this process, and gives the line that it ends with."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["autotts", "report", "."])
-
-    def go() -> str:
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        assert exit_.value.code == 2
-        (line,) = capsys.readouterr().err.strip().splitlines()
-        return line
-
-    return go
-
-
-def test_other_directories_are_refused(refused: Refused) -> None:
-    assert "arguments.json" in refused()
-
-
-@pytest.mark.parametrize(("text", "says"), [("[]", "arguments.json"), ("{", "JSON"), ('{"shuffles": "x"}', "data")])
-def test_other_files_are_refused(refused: Refused, tmp_path: Path, text: str, says: str) -> None:
-    (tmp_path / "arguments.json").write_text(text, encoding="utf-8")
-    assert says in refused()

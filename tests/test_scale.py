@@ -194,14 +194,20 @@ def test_an_edited_controllers_checkpoint_is_refused(datasets: list[Dataset], tm
 
 
 @pytest.mark.parametrize(
-    "other",
-    [{"betas": [0, 0.9]}, {"shuffles": 4}, {"seed": 1}, {"settings": METHODS[1:]}],
-    ids=lambda other: next(iter(other)),
+    ("other", "named"),
+    [
+        ({"betas": [0, 0.9]}, "parameters"),
+        ({"shuffles": 4}, "orders"),
+        ({"seed": 1}, "orders"),
+        ({"settings": METHODS[1:]}, "controllers, parameters"),
+    ],
 )
-def test_another_sweeps_checkpoint_is_refused(datasets: list[Dataset], tmp_path: Path, other: dict[str, Any]) -> None:
+def test_another_sweeps_checkpoint_is_refused(
+    datasets: list[Dataset], tmp_path: Path, other: dict[str, Any], named: str
+) -> None:
     usual = {"settings": METHODS[:1], "betas": [0, 1], "shuffles": 3, "chunk": 8, "checkpoint": tmp_path / "kept"}
     sweep(datasets[:1], **usual)
-    with pytest.raises(InputError, match="belongs to another sweep"):
+    with pytest.raises(InputError, match=rf"belongs to another sweep \(other {named}\)"):
         sweep(datasets[:1], **usual | other)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import jax
 import numpy as np
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import autotts_jax as tts
+from autotts_jax import sweeps
 from autotts_jax.files import writable, write_whole
 from autotts_jax.trajectories import suffixes
 
@@ -23,14 +24,21 @@ __all__ = [
     "ERR",
     "OUT",
     "Betas",
+    "Budget",
     "Controllers",
+    "Cost",
     "Data",
+    "Drawn",
+    "ProbeCost",
+    "Seed",
     "bar",
     "check_directory",
     "check_figure",
     "check_file",
     "opened",
     "parsed_betas",
+    "parsed_orders",
+    "replayed",
     "save",
     "save_figure",
     "wrote",
@@ -47,6 +55,11 @@ Controllers = Annotated[
     typer.Option(help="NAME[:key=value,…] or FILE.py:ATTRIBUTE[:…]; repeatable; defaults to all built-in ones."),
 ]
 Betas = Annotated[str, typer.Option(help="The β grid: START:STOP:COUNT, or values as in 0,0.5,1.")]
+Drawn = Annotated[str, typer.Option(help="published, random, or bootstrap (with replacement).")]
+Seed = Annotated[int, typer.Option(help="Seed of random and bootstrap orders.")]
+Cost = Annotated[tts.CostModel, typer.Option(help="What an episode is charged for.")]
+ProbeCost = Annotated[int, typer.Option(help="κ_probe, in the cost model's unit.")]
+Budget = Annotated[int | None, typer.Option(help="The most an episode may cost; defaults to no limit.")]
 
 
 def opened(paths: Sequence[Path] | None) -> list[tts.Dataset]:
@@ -54,6 +67,12 @@ def opened(paths: Sequence[Path] | None) -> list[tts.Dataset]:
     if not paths:
         return [tts.pack(tts.synthetic_trajectories())]
     return [dataset for path in paths for dataset in tts.open_datasets(path)]
+
+
+def replayed(results: tts.Results, paths: Sequence[Path] | None) -> tuple[tts.Dataset, np.ndarray, tts.Rules]:
+    """Data, orders and rules of a results folder; the data are where they were unless paths say otherwise."""
+    sources = dict.fromkeys(Path(used.source) for used in results.provenance.datasets if used.source)
+    return sweeps.replayed(results, opened(paths or list(sources)))
 
 
 def parsed_betas(text: str) -> list[float]:
@@ -70,6 +89,13 @@ def parsed_betas(text: str) -> list[float]:
         raise tts.InputError(f"--beta {text!r}: every β must lie in 0 to 1, and there must be at least one.")
     # A grid of decimals should read as one: 0.3, not 0.30000000000000004.
     return [float(value) for value in values.round(12)]
+
+
+def parsed_orders(text: str) -> tts.Orders:
+    """How orders are drawn."""
+    if text not in get_args(tts.Orders):
+        raise tts.InputError(f"--orders {text!r}: not understood. Use one of {', '.join(get_args(tts.Orders))}.")
+    return cast(tts.Orders, text)
 
 
 def bar(unit: str) -> Progress:

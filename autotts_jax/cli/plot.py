@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import typer
 
 import autotts_jax as tts
@@ -16,22 +17,27 @@ __all__ = ["plot"]
 
 
 def plot(
-    results: Annotated[list[Path], typer.Argument(help="A sweep's results.parquet, or its directory.")],
+    results: Annotated[list[Path], typer.Argument(help="Directories that `autotts sweep --out` wrote.")],
     out: Annotated[Path, typer.Option(help="The figure (.png, .pdf or .svg).")] = Path("curves.png"),
 ) -> None:
     """Draw accuracy against tokens along β, one panel per dataset."""
     check_figure(out)
-    tables = [_read_results(path) for path in results]
-    save_figure(out, tts.plots.scaling_curves(pa.concat_tables(tables)))
+    found = [tts.read_results(path) for path in results]
+    _check_apart(results, found)
+    save_figure(out, tts.plots.scaling_curves(pa.concat_tables([one.table for one in found])))
 
 
-def _read_results(path: Path) -> pa.Table:
-    file = path / "results.parquet" if path.is_dir() else path
-    try:
-        table = pq.read_table(file)
-        missing = {"dataset", "controller", "accuracy", "accuracy_se", "tokens"} - set(table.column_names)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise tts.InputError(f"{file}: not a table ({error}). Name what `autotts sweep --out` wrote.") from None
-    if missing:
-        raise tts.InputError(f"{file}: not a sweep's results: no {', '.join(sorted(missing))}. Name results.parquet.")
-    return table
+def _check_apart(paths: Sequence[Path], results: Sequence[tts.Results]) -> None:
+    """Refuses sweeps in one figure in which one name means two things, or one curve would be drawn twice."""
+    meaning: dict[tuple[str, str], tuple[str, Path]] = {}
+    curves: dict[tuple[str, str], Path] = {}
+    for path, found in zip(paths, results, strict=True):
+        datasets = [("dataset", used.label, used.digest) for used in found.provenance.datasets]
+        settings = [("controller", used.label, used.artefact) for used in found.provenance.settings]
+        for kind, label, digest in (*datasets, *settings):
+            known, first = meaning.setdefault((kind, label), (digest, path))
+            if known != digest:
+                raise tts.InputError(f"{path}: {kind} {label} is another one in {first}. Sweep them together.")
+        for curve in itertools.product([d[1] for d in datasets], [s[1] for s in settings]):
+            if curves.setdefault(curve, path) != path:
+                raise tts.InputError(f"{path}: {' and '.join(curve)} are also in {curves[curve]}. Leave one out.")

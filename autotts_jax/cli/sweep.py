@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated, cast
 
 import jax
 import typer
 
 import autotts_jax as tts
-from autotts_jax.cli.arguments import Arguments
 from autotts_jax.cli.options import (
     ERR,
     OUT,
     Betas,
+    Budget,
     Controllers,
+    Cost,
     Data,
+    Drawn,
+    ProbeCost,
+    Seed,
     bar,
     check_directory,
     opened,
     parsed_betas,
-    save,
+    parsed_orders,
     wrote,
 )
 from autotts_jax.cli.tables import results_tables
@@ -33,11 +38,11 @@ def sweep(
     controller: Controllers = None,
     beta: Betas = "0:1:11",
     shuffles: Annotated[int, typer.Option(help="Branch orders per question.")] = 100,
-    orders: Annotated[str, typer.Option(help="published, random, or bootstrap (with replacement).")] = "published",
-    seed: Annotated[int, typer.Option(help="Seed of random and bootstrap orders.")] = 0,
-    cost: Annotated[tts.CostModel, typer.Option(help="What an episode is charged for.")] = tts.CostModel.RELEASED,
-    probe_cost: Annotated[int, typer.Option(help="κ_probe, in the cost model's unit.")] = 0,
-    budget: Annotated[int | None, typer.Option(help="The most an episode may cost; defaults to no limit.")] = None,
+    orders: Drawn = "published",
+    seed: Seed = 0,
+    cost: Cost = tts.CostModel.RELEASED,
+    probe_cost: ProbeCost = 0,
+    budget: Budget = None,
     out: Annotated[Path | None, typer.Option(help="Directory for results.csv and results.parquet.")] = None,
     per_question: Annotated[bool, typer.Option("--per-question", help="Also write questions.csv, .parquet.")] = False,
     chunk: Annotated[int | None, typer.Option(min=1, help="Questions per chunk; defaults to what fits.")] = None,
@@ -53,9 +58,7 @@ def sweep(
     """Replay controllers over a β grid; print accuracy and cost."""
     _join_processes(coordinator, processes, process)
     betas = parsed_betas(beta)
-    if orders not in get_args(tts.Orders):
-        raise tts.InputError(f"--orders {orders!r}: not understood. Use one of {', '.join(get_args(tts.Orders))}.")
-    drawn = cast(tts.Orders, orders)
+    drawn = parsed_orders(orders)
     settings = [tts.Setting.parse(text) for text in controller] if controller else None
     check_directory(checkpoint)
     check_directory(out)
@@ -73,28 +76,17 @@ def sweep(
             rules=tts.Rules(cost=cost, probe_cost=probe_cost, budget=budget),
             chunk=chunk,
             checkpoint=checkpoint,
+            command=("autotts", *sys.argv[1:]),
             progress=lambda name, done, total: shown.update(task, description=name, completed=done, total=total),
         )
     if jax.process_index() != 0:
         return
+    written = [] if out is None else results.write(out, per_question=per_question)
     results_tables(OUT, results)
     for note in results.notes:
         ERR.print(f"note: {note}", highlight=False, soft_wrap=True)
-    if out is not None:
-        arguments = Arguments(
-            data=[path.absolute() for path in data or ()],
-            controller=controller,
-            betas=betas,
-            shuffles=shuffles,
-            orders=drawn,
-            seed=seed,
-            cost=cost,
-            probe_cost=probe_cost,
-            budget=budget,
-        )
-        for path in results.write(out, per_question=per_question):
-            wrote(path)
-        save(out / Arguments.FILE, arguments.model_dump_json(indent=1))
+    for path in written:
+        wrote(path)
 
 
 def _join_processes(coordinator: str | None, processes: int | None, process: int | None) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import autotts_jax as tts
@@ -23,7 +24,7 @@ def results_tables(out: Console, results: tts.Results) -> None:
     last = ""
     for row in results.table.to_pylist():
         if row["dataset"] not in tables:
-            table = tables[row["dataset"]] = Table(title=row["dataset"], title_justify="left", box=SIMPLE_HEAD)
+            table = tables[row["dataset"]] = Table(title=escape(row["dataset"]), title_justify="left", box=SIMPLE_HEAD)
             table.add_column("controller", min_width=20, overflow="fold")
             for name in ("β", "accuracy %", "tokens", "sequential", "opened"):
                 table.add_column(name, justify="right", no_wrap=True)
@@ -32,11 +33,9 @@ def results_tables(out: Console, results: tts.Results) -> None:
         if last != row["controller"]:
             table.add_section()
             last = row["controller"]
-        params = {} if row["beta"] is not None else json.loads(row["params"])
-        given = "".join(f"\n  {name}={value}" for name, value in params.items())
         error = "" if row["accuracy_se"] is None else f" ± {100 * row['accuracy_se']:.1f}"
         table.add_row(
-            row["controller"] + given,
+            escape(row["controller"]),
             "" if row["beta"] is None else f"{row['beta']:g}",
             f"{100 * row['accuracy']:.2f}{error}",
             *(f"{row[name]:,.0f}" for name in ("tokens", "sequential_tokens")),

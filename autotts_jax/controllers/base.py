@@ -16,7 +16,7 @@ from autotts_jax.controllers.schedules import Schedule, named_leaves
 from autotts_jax.environment import Action, Observation, act, example_observation
 from autotts_jax.errors import InputError
 
-__all__ = ["Controller", "check_shapes", "spare_last"]
+__all__ = ["Controller", "check_schedule", "check_shapes", "spare_last"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +105,26 @@ def check_shapes(controller: Controller, width: int = 64, feature_names: tuple[s
     Raises:
       InputError: naming the function, what it does wrong, and what to change.
     """
-    beta = jax.ShapeDtypeStruct((), jnp.float32)
-    params = _traced(controller, "schedule", beta)
+    params = check_schedule(controller)
+    obs = example_observation(width, feature_names)
+    memory = _traced(controller, "init", params, obs)
+    result = _traced(controller, "step", params, memory, obs)
+    if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Action):
+        raise InputError(
+            f"{controller.name}.step does not return (memory, Action). Build the Action with act(obs, …)."
+        )
+    _same(f"{controller.name}.step: memory", "as init returns it", memory, result[0])
+    action = jax.eval_shape(lambda obs: act(obs, answer=0), obs)
+    _same(f"{controller.name}.step: action", "as act(obs, …) returns it", action, result[1])
+
+
+def check_schedule(controller: Controller) -> PyTree:
+    """Checks, by tracing only, a controller's parameters, and returns their shapes and dtypes.
+
+    Raises:
+      InputError: naming the parameter, what is wrong with it, and what to change.
+    """
+    params = _traced(controller, "schedule", jax.ShapeDtypeStruct((), jnp.float32))
     if not jax.tree.leaves(params):
         raise InputError(f"{controller.name}.schedule returns no parameters. Return a NamedTuple of arrays.")
     for name, leaf in named_leaves(params).items():
@@ -120,16 +138,7 @@ def check_shapes(controller: Controller, width: int = 64, feature_names: tuple[s
             raise InputError(
                 f"{controller.name}.opens: there is no parameter {name}. Name parameters of the schedule."
             )
-    obs = example_observation(width, feature_names)
-    memory = _traced(controller, "init", params, obs)
-    result = _traced(controller, "step", params, memory, obs)
-    if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Action):
-        raise InputError(
-            f"{controller.name}.step does not return (memory, Action). Build the Action with act(obs, …)."
-        )
-    _same(f"{controller.name}.step: memory", "as init returns it", memory, result[0])
-    action = jax.eval_shape(lambda obs: act(obs, answer=0), obs)
-    _same(f"{controller.name}.step: action", "as act(obs, …) returns it", action, result[1])
+    return params
 
 
 def _traced(controller: Controller, function: str, *args: PyTree) -> PyTree:

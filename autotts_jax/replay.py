@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex, TypeAlias
 
@@ -45,7 +46,8 @@ AnyArray: TypeAlias = Array | np.ndarray
 class ReplayStore:
     """Recorded branches of Q questions, padded to N branches and D intervals; a pytree of arrays.
 
-    Answer ids are per question and shuffled, so that an id says nothing about correctness or frequency.
+    Answer ids are per question and drawn at random (see `pack`), so that an id says nothing about correctness,
+    frequency, or how many answers the question has.
     A field's ``pad`` fills the space beyond a question's branches, a branch's intervals, or the last question. When
     stores are joined, those without an optional field are filled up with its ``pad``; features must be the same in
     all of them.
@@ -123,7 +125,7 @@ class Dataset:
       parts: Name and number of questions of each part (one model on one benchmark), in order.
       texts: The texts of the questions.
       golds: Their gold answers.
-      choices: Per question, the answer strings by id.
+      choices: Per question, the answer string behind each of its ids.
       source: Where it was read from, for people and for reports; empty if made in Python.
     """
 
@@ -131,7 +133,7 @@ class Dataset:
     parts: tuple[tuple[str, int], ...]
     texts: tuple[str, ...]
     golds: tuple[str, ...]
-    choices: tuple[tuple[str, ...], ...]
+    choices: tuple[Mapping[int, str], ...]
     source: str = ""
 
     def __len__(self) -> int:
@@ -147,9 +149,9 @@ class Dataset:
     def digests(self) -> tuple[str, ...]:
         """A digest of each part's contents, in order: 16 bytes of BLAKE2b, in hexadecimal.
 
-        Of a part's questions, it covers texts, golds, answer strings with their ids, and all fields of the store.
-        Padding, the width of integer types, and other parts do not matter, nor does the part's name; a `model` of
-        0 or a `price` of 1 everywhere counts as absent.
+        Of a part's questions, it covers texts, golds, answer strings and all fields of the store. Which ids the
+        answers have, padding, the width of integer types, and other parts do not matter, nor does the part's name; a
+        `model` of 0 or a `price` of 1 everywhere counts as absent.
         """
         stops = np.cumsum([questions for _, questions in self.parts]).tolist()
         return tuple(self._digest(stop - n, stop) for (_, n), stop in zip(self.parts, stops, strict=True))
@@ -180,44 +182,60 @@ class Dataset:
             for name in ("intervals", "tokens", "delta", "model", "price"):
                 if name in piece:
                     digest.array(name, piece[name][there])
-            for name in ("answers", "features"):
-                if name in piece:
-                    digest.array(name, piece[name][generated])
-            digest.array("gold", piece["gold"])
-            digest.array("unparsable", np.argwhere(piece["unparsable"]))
-            named = [sorted(_by_id(choices)) for choices in self.choices[start:stop][low : low + _DIGESTED]]
-            digest.array("choices per question", [len(choices) for choices in named])
-            digest.array("ids", [number for choices in named for number, _ in choices])
-            digest.texts("choices", [text for choices in named for _, text in choices])
+            if "features" in piece:
+                digest.array("features", piece["features"][generated])
+            named = [
+                sorted((text, number) for number, text in some.items())
+                for some in self.choices[start:stop][low : low + _DIGESTED]
+            ]
+            digest.texts("choices", [text for some in named for text, _ in some])
+            digest.array("choices per question", [len(some) for some in named])
+            # Each answer by its place among the question's sorted strings; below −1 what no answer has, −1 for none.
+            unknown = np.append(-2 - np.arange(piece["unparsable"].shape[1], dtype=np.int32), np.int32(-1))
+            places = np.tile(unknown, (len(named), 1))
+            for place, some in zip(places, named, strict=True):
+                place[[number for _, number in some]] = np.arange(len(some))
+            questions = np.arange(len(named))
+            which = np.repeat(questions, generated.sum(axis=(1, 2)))
+            digest.array("answers", places[which, piece["answers"][generated]])
+            digest.array("gold", places[questions, piece["gold"]])
+            ids = np.array([number for some in named for _, number in some], np.intp)
+            digest.array("unparsable per question", piece["unparsable"].sum(axis=1))
+            digest.array("unparsable", piece["unparsable"][np.repeat(questions, [len(some) for some in named]), ids])
         return digest.hex()
 
     def answer(self, question: int, answer_id: SupportsIndex) -> str | None:
-        """The string behind an answer id; None for NO_ANSWER."""
-        return self.choices[question][answer_id] if int(answer_id) >= 0 else None
+        """The string behind an answer id; None for NO_ANSWER, and for ids that stand for none of its answers."""
+        return self.choices[question].get(operator.index(answer_id))
+
+
+# Answers get ids below this number, or below the next power of two that suffices for the question with the most. Were
+# they numbered up to their own number, an id would tell how much a question's branches disagree; up to the most in
+# their file, it would tell files apart once they are joined. The public files, with up to 902 answers per question,
+# all share this range. It is also the width of `ReplayStore.unparsable`, a kilobyte per question.
+_IDS = 1024
 
 
 #: Questions that are digested at a time. Part of the definition of `Dataset.digests`.
 _DIGESTED = 4096
 
 
-def _by_id(choices: Sequence[str] | Mapping[int, str]) -> Iterable[tuple[int, str]]:
-    """A question's answer strings with their ids."""
-    return choices.items() if isinstance(choices, Mapping) else enumerate(choices)
-
-
 def pack(trajectories: Trajectories, *, seed: int = 0) -> Dataset:
     """Packs trajectories into arrays.
 
+    A question's answers get distinct ids, drawn uniformly from a range that does not depend on the question.
+
     Args:
       trajectories: Questions may differ in Δ and in their number of branches, branches in their depth.
-      seed: Seed of the shuffle that gives answers their ids.
+      seed: Seed of the ids.
 
     Raises:
       InputError: if a branch is so long that sums over an episode would overflow int32.
     """
     questions = trajectories.questions
     Q, N = len(questions), max(len(q.intervals) for q in questions)
-    D, A = max(q.answers.shape[1] for q in questions), max(len(q.choices) for q in questions)
+    D, most = max(q.answers.shape[1] for q in questions), max(len(q.choices) for q in questions)
+    A = max(_IDS, 1 << (most - 1).bit_length())
     answers = np.full((Q, N, D), -1, np.int16 if A < 2**15 else np.int32)
     intervals, tokens, delta = (np.zeros((Q, N), np.int32) for _ in range(3))
     gold, unparsable = np.full(Q, -1, np.int32), np.zeros((Q, A), bool)
@@ -230,16 +248,17 @@ def pack(trajectories: Trajectories, *, seed: int = 0) -> Dataset:
                 f"{trajectories.name}: question {index}: a branch of {question.intervals.max() - 1} probes at "
                 f"Δ = {question.delta} is {longest} tokens long; at most {MAX_TOKENS} can be summed exactly."
             )
-        ids = np.random.default_rng([seed, index]).permutation(len(question.choices))
+        # The name and the text make ids of equal questions in other files, or of other models, unrelated to these.
+        entropy = f"{trajectories.name} {question.text}".encode()
+        ids = np.random.default_rng([seed, index, *entropy]).choice(A, len(question.choices), replace=False)
         answers[index, :n, :d] = np.where(question.answers >= 0, ids[question.answers], -1)
         intervals[index, :n] = question.intervals
         tokens[index, :n] = question.tokens
         delta[index, :n] = question.delta
-        by_id = tuple(question.choices[i] for i in np.argsort(ids))
-        choices.append(by_id)
-        if question.gold in by_id:
-            gold[index] = by_id.index(question.gold)
-        unparsable[index, : len(by_id)] = [choice in trajectories.unparsable for choice in by_id]
+        choices.append(dict(zip(ids.tolist(), question.choices, strict=True)))
+        if question.gold in question.choices:
+            gold[index] = ids[question.choices.index(question.gold)]
+        unparsable[index, ids] = [choice in trajectories.unparsable for choice in question.choices]
     return Dataset(
         store=ReplayStore(
             answers=answers, intervals=intervals, tokens=tokens, delta=delta, gold=gold, unparsable=unparsable
@@ -330,7 +349,7 @@ def part(stores: Sequence[ReplayStore], start: int, stop: int, shape: Shape) -> 
 
 # --- on disk ---------------------------------------------------------------------------------------------------------
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 def save(dataset: Dataset, path: str | os.PathLike[str], *, force: bool = False) -> None:
@@ -398,7 +417,8 @@ def load(path: str | os.PathLike[str]) -> Dataset:
         parts=tuple((name, n) for name, n in metadata["parts"]),
         texts=tuple(metadata["texts"]),
         golds=tuple(metadata["golds"]),
-        choices=tuple(map(tuple, metadata["choices"])),
+        # JSON's keys are strings.
+        choices=tuple({int(answer_id): answer for answer_id, answer in some.items()} for some in metadata["choices"]),
     )
 
 

@@ -36,7 +36,7 @@ from autotts_jax import (
 from autotts_jax.rollout import LANES, begin, evaluate_and_count, play_round
 from autotts_jax.sweeps import width_of
 
-__all__ = ["Timing", "load_oracle", "measure"]
+__all__ = ["Timing", "load_oracle", "measure", "oracle_file"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -182,17 +182,24 @@ def load_oracle() -> ModuleType:
     Raises:
       InputError: if it is not found.
     """
-    places = [Path(parent, "tests", "reference.py") for parent in (Path.cwd(), Path(__file__).parents[1])]
-    for path in places:
-        if path.is_file():
-            spec = importlib.util.spec_from_file_location("autotts_oracle", path)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[spec.name] = module
-            spec.loader.exec_module(module)
-            return module
-    raise InputError("python: tests/reference.py not found. Run this in a checkout of the library's repository.")
+    path = oracle_file()
+    if path is None:
+        raise InputError("python: tests/reference.py not found. Run this in a checkout of the library's repository.")
+    spec = importlib.util.spec_from_file_location("autotts_oracle", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def oracle_file() -> Path | None:
+    """The oracle's file: in the checkout that the library runs from, or in which the process is."""
+    for parent in (Path(__file__).parents[1], Path.cwd()):
+        if (parent / "autotts_jax").is_dir() and (parent / "tests" / "reference.py").is_file():
+            return parent / "tests" / "reference.py"
+    return None
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float32, Int, Int32
 
 from autotts_jax.digests import Digest
 from autotts_jax.errors import InputError
-from autotts_jax.trajectories import FORMATS, MAX_TOKENS, Trajectories, read, suffixes
+from autotts_jax.trajectories import FORMATS, MAX_TOKENS, UNPARSABLE, Question, Trajectories, read, suffixes
 
 __all__ = [
     "Dataset",
@@ -32,9 +32,11 @@ __all__ = [
     "joint_shape",
     "load",
     "open_datasets",
+    "open_trajectories",
     "pack",
     "part",
     "save",
+    "unpack",
 ]
 
 #: On the host or on a device.
@@ -430,15 +432,52 @@ def open_datasets(path: str | os.PathLike[str]) -> list[Dataset]:
     Raises:
       InputError: naming file, field, value and remedy.
     """
-    path = Path(path)
+    if _is_store(Path(path)):
+        return [_from(Path(path), load(path))]
+    return [_from(file, pack(read(file))) for file in _files(Path(path))]
+
+
+def open_trajectories(path: str | os.PathLike[str]) -> list[Trajectories]:
+    """Likewise, but as trajectories; a store, which keeps no recording settings, is unpacked part by part."""
+    if _is_store(Path(path)):
+        return unpack(load(path))
+    return [read(file) for file in _files(Path(path))]
+
+
+def unpack(dataset: Dataset) -> list[Trajectories]:
+    """The trajectories of each part: what `pack` was given, without the recording settings."""
+    store = dataset.store
+    questions = []
+    for q in range(len(dataset)):
+        names, n = dataset.choices[q], int(store.branches[q])
+        branches = []
+        for row, intervals, tokens in zip(
+            store.answers[q, :n], store.intervals[q, :n], store.tokens[q, :n], strict=True
+        ):
+            *probes, final = (names[number] for number in row[:intervals].tolist())
+            branches.append((probes, int(tokens), final))
+        questions.append(Question.from_branches(dataset.texts[q], dataset.golds[q], int(store.delta[q, 0]), branches))
+    flags = np.argwhere(store.unparsable).tolist()
+    unparsable = tuple(dict.fromkeys(dataset.choices[q][number] for q, number in flags)) or UNPARSABLE
+    stops = np.cumsum([questions for _, questions in dataset.parts]).tolist()
+    return [
+        Trajectories(questions[stop - n : stop], benchmark=name, unparsable=unparsable)
+        for (name, n), stop in zip(dataset.parts, stops, strict=True)
+    ]
+
+
+def _is_store(path: Path) -> bool:
+    return path.is_dir() and (path / "metadata").is_dir()
+
+
+def _files(path: Path) -> list[Path]:
+    """The file, or those in the directory."""
     if not path.is_dir():
-        return [_from(path, pack(read(path)))]
-    if (path / "metadata").is_dir():
-        return [_from(path, load(path))]
+        return [path]
     files = sorted(file for suffix in FORMATS for file in path.rglob(f"*{suffix}"))
     if not files:
         raise InputError(f"{path}: no {suffixes()} file in this directory. Check the path.")
-    return [_from(file, pack(read(file))) for file in files]
+    return files
 
 
 def _from(path: Path, dataset: Dataset) -> Dataset:

@@ -15,7 +15,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, BinaryIO, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +32,7 @@ from autotts_jax.files import writable, write_together
 from autotts_jax.provenance import Provenance, UsedSetting
 from autotts_jax.settings import Row, Setting
 
-__all__ = ["FIELDS", "Origin", "Results", "is_results", "read"]
+__all__ = ["FIELDS", "Origin", "Results", "is_results", "read", "write_csv"]
 
 #: The fields of an outcome that are reported, in the tables' order.
 FIELDS = (
@@ -202,7 +202,7 @@ class Results:
         tables = {"results": self.table} | ({"questions": self.per_question} if per_question else {})
         writers: dict[str, Callable[[Path], object]] = {}
         for name, table in tables.items():
-            writers[f"{name}.csv"] = functools.partial(_write_csv, table)
+            writers[f"{name}.csv"] = functools.partial(write_csv, table)
             writers[f"{name}.parquet"] = functools.partial(_write_parquet, table)
         writers["sums.parquet"] = functools.partial(_write_parquet, self._integers())
         for artefact in artefacts.values():
@@ -390,10 +390,10 @@ def _write_parquet(table: pa.Table, path: Path) -> None:
     pa.parquet.write_table(table, path, write_page_checksum=True)
 
 
-def _write_csv(table: pa.Table, path: Path) -> None:
-    """Spreadsheets would run a cell that begins like a formula; as text it begins with an apostrophe."""
+def write_csv(table: pa.Table, sink: Path | BinaryIO) -> None:
+    """Writes a table as CSV. A cell that a spreadsheet would take for a formula begins with an apostrophe."""
     for index, field in enumerate(table.schema):
         if pa.types.is_string(field.type):
             plain = pa.compute.replace_substring_regex(table[index], pattern=r"^([=+\-@\t\r])", replacement=r"'\1")
             table = table.set_column(index, field, plain)
-    pa.csv.write_csv(table, path, pa.csv.WriteOptions(quoting_style="needed"))
+    pa.csv.write_csv(table, sink, pa.csv.WriteOptions(quoting_style="needed"))

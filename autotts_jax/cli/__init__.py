@@ -14,8 +14,7 @@ import platformdirs
 import typer
 
 import autotts_jax as tts
-from autotts_jax.cli import bench, check, controllers, fetch, info, plot, report, sweep, synth, trace
-from autotts_jax.cli.options import ERR
+from autotts_jax.cli import bench, check, console, controllers, fetch, info, plot, report, sweep, synth, trace
 
 __all__ = ["app", "main"]
 
@@ -38,19 +37,12 @@ def _autotts(
     """Replay test-time scaling controllers on recorded reasoning branches."""
 
 
-for command in (
-    sweep.sweep,
-    bench.bench,
-    trace.trace,
-    plot.plot,
-    report.report,
-    info.info,
-    controllers.controllers,
-    check.check,
-    fetch.fetch,
-    synth.synth,
-):
-    app.command()(command)
+for module in (sweep, bench, trace, plot, report, info, controllers, check, fetch, synth):
+    name = module.__name__.rpartition(".")[2]
+    # \b: each example on a line of its own.
+    app.command(name, epilog="\n".join(["\b", "Examples:", *(f"  {example}" for example in module.EXAMPLES)]))(
+        getattr(module, name)
+    )
 
 
 def _configure_jax() -> None:
@@ -66,13 +58,37 @@ def _configure_jax() -> None:
 
 
 def main() -> None:
-    """The ``autotts`` command. Bad input exits with one line and code 2, a failed download with code 1."""
+    """The ``autotts`` command.
+
+    Bad input ends in one line and code 2, a failed download or a full disk in one line and code 1, Ctrl-C in one line
+    and code 130.
+    """
+    console.open_streams()
+    console.quiet(False)
     _configure_jax()
     try:
-        app()
-    except (tts.InputError, tts.FetchError) as error:
-        ERR.print(f"Error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        with console.interruptible("Interrupted."):
+            app(prog_name="autotts")
+    except (tts.InputError, tts.FetchError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
+        console.quiet(False)
+        console.ERR.print(f"Error: {_said(error)}", style="red", soft_wrap=True)
         sys.exit(2 if isinstance(error, tts.InputError) else 1)
+
+
+def _said(error: Exception) -> str:
+    """What an error says, in one line."""
+    match error:
+        case tts.InputError() | tts.FetchError():
+            said = str(error)
+        case OSError():
+            said = f"{error.filename or 'output'}: {error.strerror or error}."
+        case MemoryError():
+            said = "out of memory. Sweep fewer shuffles, or smaller --chunk."
+        case _:
+            said = str(error).splitlines()[0]
+            if "RESOURCE_EXHAUSTED" in said:
+                said = f"out of memory on the device ({said}). Sweep fewer shuffles, or smaller --chunk."
+    return " ".join(said.split())
 
 
 def _cores() -> int:

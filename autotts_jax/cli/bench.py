@@ -12,22 +12,44 @@ import typer
 
 import autotts_jax as tts
 from autotts_jax import bench as timing
-from autotts_jax.cli.options import OUT, Betas, Controllers, Data, bar, check_file, opened, parsed_betas, save
-from autotts_jax.cli.tables import timing_tables
+from autotts_jax.cli.console import OUT, bar
+from autotts_jax.cli.options import (
+    Betas,
+    Controllers,
+    Data,
+    Quiet,
+    Shown,
+    Shuffles,
+    check_file,
+    opened,
+    parsed_betas,
+    save,
+)
+from autotts_jax.cli.tables import Form, print_records, timing_tables
 
-__all__ = ["bench"]
+__all__ = ["EXAMPLES", "bench"]
+
+EXAMPLES = (
+    "autotts bench --controller confidence_momentum",
+    "autotts bench trajectories/Qwen3-8B/aime24.json --against python --json timings.json",
+)
 
 
 def bench(
     data: Data = None,
     controller: Controllers = None,
     beta: Betas = "0:1:11",
-    shuffles: Annotated[int, typer.Option(min=1, help="Branch orders per question.")] = 100,
+    shuffles: Shuffles = 100,
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs; the median is reported.")] = 5,
     devices: Annotated[int | None, typer.Option(min=1, help="Number of devices; defaults to all.")] = None,
     lanes: Annotated[int | None, typer.Option(min=1, help="Episodes side by side per device.")] = None,
-    against: Annotated[str | None, typer.Option(help="python: also time the plain-Python oracle.")] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(help="python: also time the plain-Python oracle.", hidden=timing.oracle_file() is None),
+    ] = None,
     roofline: Annotated[bool, typer.Option("--roofline", help="Compare with the devices' memory bandwidth.")] = False,
+    form: Shown = Form.TABLE,
+    quiet: Quiet = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="JSON file for the timings.")] = None,
 ) -> None:
     """Time controllers: compilation, runs, lane occupancy."""
@@ -59,6 +81,10 @@ def bench(
                 )
             )
             shown.advance(task)
-    timing_tables(OUT, timings)
+    records = [dataclasses.asdict(timing) for timing in timings]
     if json_file is not None:
-        save(json_file, json.dumps([dataclasses.asdict(timing) for timing in timings], indent=1))
+        save(json_file, json.dumps(records, indent=1))
+    if form is Form.TABLE:
+        timing_tables(OUT, timings)
+    else:
+        print_records(OUT, records, form)

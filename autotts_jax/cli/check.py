@@ -7,9 +7,11 @@ from typing import Annotated
 import typer
 
 import autotts_jax as tts
-from autotts_jax.cli.options import ERR, OUT
+from autotts_jax.cli.console import OUT, interruptible, status
 
-__all__ = ["check"]
+__all__ = ["EXAMPLES", "check"]
+
+EXAMPLES = ("autotts check quorum.py:QUORUM",)
 
 
 def check(
@@ -17,10 +19,10 @@ def check(
 ) -> None:
     """Check a controller against the contract."""
     setting = tts.Setting.parse(controller)
-    with ERR.status("checking"):
+    with interruptible("Interrupted: not checked."), status("checking"):
         report = tts.check_controller(setting.controller)
     for passed in report.passed:
-        OUT.print(f"ok    {passed}", highlight=False)
+        OUT.print(f"ok    {passed}")
     for note in report.notes:
-        OUT.print(f"note  {note}", highlight=False)
-    OUT.print(f"{setting.controller.name} keeps the contract.", highlight=False)
+        OUT.print(f"note  {note}")
+    OUT.print(f"{setting.controller.name} keeps the contract.")

@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from autotts_jax import downloads
-from autotts_jax.cli.options import ERR, OUT
+from autotts_jax.cli.console import OUT, interruptible, status
 
-__all__ = ["fetch"]
+__all__ = ["EXAMPLES", "fetch"]
+
+EXAMPLES = ("autotts fetch --to trajectories", "autotts fetch Qwen3-8B Qwen3-4B/aime24")
 
 
 def fetch(
@@ -24,6 +26,7 @@ def fetch(
     ] = downloads.URL,
 ) -> None:
     """Download the public AutoTTS replay files."""
-    with ERR.status(f"fetching {', '.join(names) if names else f'{len(downloads.FILES)} files'}"):
+    said = "Interrupted: files that are complete are kept. The same command goes on from there."
+    with interruptible(said), status(f"fetching {', '.join(names) if names else f'{len(downloads.FILES)} files'}"):
         directory = downloads.fetch(names or (), url=url, cache=to)
-    OUT.print(str(directory), highlight=False, soft_wrap=True)
+    OUT.print(str(directory), soft_wrap=True)

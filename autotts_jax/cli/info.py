@@ -9,14 +9,27 @@ import typer
 from rich.table import Table
 
 from autotts_jax import trajectories
-from autotts_jax.cli.options import OUT
+from autotts_jax.cli.console import OUT
+from autotts_jax.cli.options import Shown
+from autotts_jax.cli.tables import Form, print_records
+from autotts_jax.replay import open_trajectories
 
-__all__ = ["info"]
+__all__ = ["EXAMPLES", "info"]
+
+EXAMPLES = ("autotts info traces.json", "autotts info trajectories --format markdown")
 
 
-def info(file: Annotated[Path, typer.Argument(help=f"A trajectory file ({trajectories.suffixes()}).")]) -> None:
-    """Summarize a trajectory file: counts, lengths, accuracies."""
-    table = Table(show_header=False, box=None)
-    for label, text in trajectories.describe(trajectories.read(file)).items():
-        table.add_row(label, text)
-    OUT.print(table)
+def info(
+    data: Annotated[list[Path], typer.Argument(help=f"Files ({trajectories.suffixes()}), stores or directories.")],
+    form: Shown = Form.TABLE,
+) -> None:
+    """Summarize trajectories: counts, lengths, accuracies."""
+    found = [trajectories.describe(one) for path in data for one in open_trajectories(path)]
+    if form is not Form.TABLE:
+        print_records(OUT, found, form)
+        return
+    for described in found:
+        table = Table(show_header=False, box=None)
+        for label, text in described.items():
+            table.add_row(label, text)
+        OUT.print(table)

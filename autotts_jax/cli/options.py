@@ -1,4 +1,4 @@
-"""What the commands share: options, consoles, progress bars, output files."""
+"""What the commands share: options, data, output files."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
-import jax
 import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import autotts_jax as tts
 from autotts_jax import sweeps
+from autotts_jax.cli.console import OUT, quiet
+from autotts_jax.cli.tables import Form
 from autotts_jax.files import writable, write_whole
 from autotts_jax.trajectories import suffixes
 
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "ERR",
-    "OUT",
     "Betas",
     "Budget",
     "Controllers",
@@ -30,8 +27,10 @@ __all__ = [
     "Data",
     "Drawn",
     "ProbeCost",
+    "Quiet",
     "Seed",
-    "bar",
+    "Shown",
+    "Shuffles",
     "check_directory",
     "check_figure",
     "check_file",
@@ -44,8 +43,6 @@ __all__ = [
     "wrote",
 ]
 
-OUT, ERR = Console(), Console(stderr=True)
-
 Data = Annotated[
     list[Path] | None,
     typer.Argument(help=f"Files ({suffixes()}), stores or directories; defaults to built-in trajectories."),
@@ -56,10 +53,13 @@ Controllers = Annotated[
 ]
 Betas = Annotated[str, typer.Option(help="The β grid: START:STOP:COUNT, or values as in 0,0.5,1.")]
 Drawn = Annotated[str, typer.Option(help="published, random, or bootstrap (with replacement).")]
-Seed = Annotated[int, typer.Option(help="Seed of random and bootstrap orders.")]
+Shuffles = Annotated[int, typer.Option(min=1, help="Branch orders per question.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of random and bootstrap orders.")]
 Cost = Annotated[tts.CostModel, typer.Option(help="What an episode is charged for.")]
-ProbeCost = Annotated[int, typer.Option(help="κ_probe, in the cost model's unit.")]
-Budget = Annotated[int | None, typer.Option(help="The most an episode may cost; defaults to no limit.")]
+ProbeCost = Annotated[int, typer.Option(min=0, help="κ_probe, in the cost model's unit.")]
+Budget = Annotated[int | None, typer.Option(min=0, help="The most an episode may cost; defaults to no limit.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.", callback=quiet)]
+Shown = Annotated[Form, typer.Option("--format", help="How the result is printed.")]
 
 
 def opened(paths: Sequence[Path] | None) -> list[tts.Dataset]:
@@ -98,12 +98,6 @@ def parsed_orders(text: str) -> tts.Orders:
     return cast(tts.Orders, text)
 
 
-def bar(unit: str) -> Progress:
-    """A progress bar on stderr; with several processes, only the first shows it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), unit, TimeElapsedColumn())
-    return Progress(*columns, console=ERR, disable=jax.process_index() != 0)
-
-
 def check_directory(directory: Path | None) -> None:
     """Creates an output directory, before any work."""
     if directory is not None:
@@ -134,4 +128,4 @@ def save_figure(file: Path, figure: Figure) -> None:
 
 def wrote(file: Path) -> None:
     """Says that a file was written."""
-    OUT.print(f"wrote {file}", highlight=False, soft_wrap=True)
+    OUT.print(f"wrote {file}", soft_wrap=True)

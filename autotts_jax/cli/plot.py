@@ -13,7 +13,9 @@ import typer
 import autotts_jax as tts
 from autotts_jax.cli.options import check_figure, save_figure
 
-__all__ = ["plot"]
+__all__ = ["EXAMPLES", "plot"]
+
+EXAMPLES = ("autotts plot results", "autotts plot aime24 aime25 --out curves.pdf")
 
 
 def plot(

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 import autotts_jax as tts
-from autotts_jax.cli.options import ERR, check_file, replayed, save
+from autotts_jax.cli.console import bar, interruptible
+from autotts_jax.cli.options import Quiet, check_file, replayed, save
 
-__all__ = ["report"]
+__all__ = ["EXAMPLES", "report"]
+
+EXAMPLES = ("autotts report results", "autotts report results --data elsewhere/aime24.json --out page.html")
 
 
 def report(
@@ -20,6 +22,7 @@ def report(
         list[Path] | None, typer.Option(help="Where the swept data are now; repeatable. Defaults to where they were.")
     ] = None,
     out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("report.html"),
+    quiet: Quiet = False,
 ) -> None:
     """Write an HTML report on a sweep.
 
@@ -29,9 +32,10 @@ def report(
 
     check_file(out)
     found = tts.read_results(results)
-    with ERR.status("reading") as shown:
+    with interruptible("Interrupted: nothing was written."), bar("settings") as shown:
+        task = shown.add_task("reading", total=len(found.artefacts))
         dataset, orders, rules = replayed(found, data)
         page = reporting.page(
-            found, dataset, orders, rules, progress=lambda name: shown.update(f"watching {escape(name)}")
+            found, dataset, orders, rules, progress=lambda name: shown.update(task, description=name, advance=1)
         )
     save(out, page)

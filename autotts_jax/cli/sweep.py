@@ -10,9 +10,8 @@ import jax
 import typer
 
 import autotts_jax as tts
+from autotts_jax.cli.console import ERR, OUT, bar, interruptible
 from autotts_jax.cli.options import (
-    ERR,
-    OUT,
     Betas,
     Budget,
     Controllers,
@@ -20,31 +19,43 @@ from autotts_jax.cli.options import (
     Data,
     Drawn,
     ProbeCost,
+    Quiet,
     Seed,
-    bar,
+    Shown,
+    Shuffles,
     check_directory,
     opened,
     parsed_betas,
     parsed_orders,
     wrote,
 )
-from autotts_jax.cli.tables import results_tables
+from autotts_jax.cli.tables import Form, print_records, results_tables
 
-__all__ = ["sweep"]
+__all__ = ["EXAMPLES", "sweep"]
+
+EXAMPLES = (
+    "autotts sweep --out results",
+    "autotts sweep trajectories --controller confidence_momentum --controller parallel_probe:chains=8",
+    "autotts sweep traces.json --controller quorum.py:QUORUM --beta 0:1:5 --checkpoint kept",
+    "autotts sweep --controller a=quorum.py:QUORUM:chains=8 --controller b=quorum.py:QUORUM:chains=16 --format csv",
+)
 
 
 def sweep(
     data: Data = None,
     controller: Controllers = None,
     beta: Betas = "0:1:11",
-    shuffles: Annotated[int, typer.Option(help="Branch orders per question.")] = 100,
+    shuffles: Shuffles = 100,
     orders: Drawn = "published",
     seed: Seed = 0,
     cost: Cost = tts.CostModel.RELEASED,
     probe_cost: ProbeCost = 0,
     budget: Budget = None,
-    out: Annotated[Path | None, typer.Option(help="Directory for results.csv and results.parquet.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Results folder to write.")] = None,
     per_question: Annotated[bool, typer.Option("--per-question", help="Also write questions.csv, .parquet.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Print all βs.")] = False,
+    form: Shown = Form.TABLE,
+    quiet: Quiet = False,
     chunk: Annotated[int | None, typer.Option(min=1, help="Questions per chunk; defaults to what fits.")] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Directory for finished chunks; run the same command again to resume.")
@@ -57,14 +68,13 @@ def sweep(
 ) -> None:
     """Replay controllers over a β grid; print accuracy and cost."""
     _join_processes(coordinator, processes, process)
-    betas = parsed_betas(beta)
-    drawn = parsed_orders(orders)
+    betas, drawn = parsed_betas(beta), parsed_orders(orders)
     settings = [tts.Setting.parse(text) for text in controller] if controller else None
     check_directory(checkpoint)
     check_directory(out)
     if out is None and per_question:
         raise tts.InputError("--per-question: nowhere to write the second table. Add --out DIR.")
-    with bar("episodes") as shown:
+    with interruptible(_farewell(checkpoint)), bar("episodes") as shown:
         task = shown.add_task("reading", total=None)
         results = tts.sweep(
             opened(data),
@@ -82,11 +92,20 @@ def sweep(
     if jax.process_index() != 0:
         return
     written = [] if out is None else results.write(out, per_question=per_question)
-    results_tables(OUT, results)
+    if form is Form.TABLE:
+        results_tables(OUT, results, full=full)
+        for path in written:
+            wrote(path)
+    else:
+        print_records(OUT, results.table.to_pylist(), form)
     for note in results.notes:
-        ERR.print(f"note: {note}", highlight=False, soft_wrap=True)
-    for path in written:
-        wrote(path)
+        ERR.print(f"note: {note}", soft_wrap=True)
+
+
+def _farewell(checkpoint: Path | None) -> str:
+    if checkpoint is None:
+        return "Interrupted: nothing was kept. With --checkpoint DIR, finished chunks are, and a sweep can go on."
+    return f"Interrupted: finished chunks are kept in {checkpoint}. The same command goes on from there."
 
 
 def _join_processes(coordinator: str | None, processes: int | None, process: int | None) -> None:

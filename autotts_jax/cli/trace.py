@@ -9,14 +9,14 @@ import numpy as np
 import typer
 
 import autotts_jax as tts
+from autotts_jax.cli.console import OUT, interruptible, status
 from autotts_jax.cli.options import (
-    ERR,
-    OUT,
     Budget,
     Cost,
     Drawn,
     ProbeCost,
     Seed,
+    Shuffles,
     check_figure,
     check_file,
     opened,
@@ -28,7 +28,12 @@ from autotts_jax.cli.options import (
 from autotts_jax.cli.tables import trace_account
 from autotts_jax.results import is_results
 
-__all__ = ["trace"]
+__all__ = ["EXAMPLES", "trace"]
+
+EXAMPLES = (
+    "autotts trace traces.json --controller confidence_momentum --beta 0.5",
+    "autotts trace results --controller parallel_probe:chains=8 --question 4 --shuffle 27 --figure episode.png",
+)
 
 
 def trace(
@@ -39,7 +44,7 @@ def trace(
     beta: Annotated[float, typer.Option(min=0, max=1, help="The controller's β.")] = 0.5,
     question: Annotated[int | None, typer.Option(min=0, help="Question number; defaults to a summary of all.")] = None,
     shuffle: Annotated[int, typer.Option(min=0, help="Which of the orders.")] = 0,
-    shuffles: Annotated[int, typer.Option(min=1, help="In a summary: orders per question.")] = 100,
+    shuffles: Shuffles = 100,
     orders: Drawn = "published",
     seed: Seed = 0,
     cost: Cost = tts.CostModel.RELEASED,
@@ -72,24 +77,19 @@ def trace(
         needed = shuffles if question is None else shuffle + 1
         drawn = tts.draw_orders(datasets, needed, parsed_orders(orders), seed)
     if question is None:
-        with ERR.status("replaying"):
+        with interruptible("Interrupted."), status("replaying"):
             watched = tts.failures.watch(dataset, row, drawn, rules)
-        OUT.print(
-            tts.failures.summarize(dataset, row, watched, characters=characters),
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        OUT.print(tts.failures.summarize(dataset, row, watched, characters=characters), soft_wrap=True)
         return
     if question >= len(dataset):
         raise tts.InputError(f"--question {question}: {path} has {len(dataset)}. Count from 0 to {len(dataset) - 1}.")
-    with ERR.status("replaying"):
+    with interruptible("Interrupted: nothing was written."), status("replaying"):
         told = tts.traces.trace(dataset, row, np.asarray(drawn), question, shuffle, rules)
-    trace_account(OUT, told)
     if figure is not None:
         save_figure(figure, tts.plots.episode_path(told))
     if json_file is not None:
         wrote(tts.traces.write([told], json_file))
+    trace_account(OUT, told)
 
 
 def _swept_row(results: tts.Results, label: str, beta: float) -> tts.Row:

@@ -34,6 +34,7 @@ __all__ = [
     "areas",
     "bootstrap",
     "compare",
+    "differences",
     "held_out",
     "holm",
     "hypervolume",
@@ -348,8 +349,7 @@ def compare(
       InputError: if a name is not in the results, there is only one question, or a number is out of range.
     """
     if baselines is None:
-        (chosen,) = {results.rows[row].label for row in _curves(results, [controller])[controller]}
-        baselines = [name for name in _names(results) if name != chosen]
+        baselines = _others(results, controller)
     if not baselines:
         raise InputError("baselines: none. Sweep at least one other controller, or name one.")
     curves = _curves(results, [controller, *baselines])
@@ -384,6 +384,71 @@ def compare(
     for name, values in (("p", p), ("p_corrected", holm(p))):
         table = table.append_column(name, pa.array(np.float64(values)))
     return table
+
+
+def differences(
+    results: Results,
+    reference: str,
+    controllers: Sequence[str] | None = None,
+    *,
+    budgets: Sequence[float] | None = None,
+    resamples: int = 10_000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> pa.Table:
+    """How much more accurate controllers are than a reference at equal tokens, along their whole curves.
+
+    As `compare` at equal tokens, but at many budgets and without p-values, for figures.
+
+    Args:
+      results: Of one sweep.
+      reference: A curve, see `compare`.
+      controllers: Curves to compare with it; defaults to all other settings.
+      budgets: Tokens per episode. Defaults, for each dataset, to 33 from the cheapest of these rows to the dearest,
+        evenly spaced over log tokens.
+      resamples: As for `compare`; so are `level` and `seed`. Each interval is of one budget.
+      level: See there.
+      seed: See there.
+
+    Returns:
+      One row per dataset, controller and budget: dataset, controller, reference, tokens, then `difference` in accuracy
+      (above 0: the controller is better; null where one of the two cannot run on so few tokens), `low` and `high`
+      (−∞ and ∞ where too many resamples cannot).
+
+    Raises:
+      InputError: as `compare`.
+    """
+    if controllers is None:
+        controllers = _others(results, reference)
+    if not controllers:
+        raise InputError("controllers: none. Sweep at least one other controller, or name one.")
+    if budgets is not None and not all(0 < budget < math.inf for budget in budgets):
+        raise InputError("budgets: not tokens. Give numbers above 0.")
+    curves = _curves(results, [reference, *controllers])
+    tables = []
+    for sample in _samples(results, None, resamples, level, seed):
+        tokens, accuracy = sample.of(curves, [reference, *controllers])
+        if budgets is None:
+            observed = np.maximum(tokens[0], 1)
+            grid = np.geomspace(observed.min(), observed.max(), 33)
+        else:
+            grid = np.asarray(budgets, np.float64)
+        # [K + 1, C, budgets]
+        reached = _accuracy_at(tokens[:, :, None], accuracy[:, :, None], jnp.asarray(grid, jnp.float32)[None, None])
+        gain, low, high = sample.table("difference", reached[:, 1:] - reached[:, :1]).values()
+        count = len(controllers) * len(grid)
+        tables.append(
+            {
+                "dataset": [sample.dataset] * count,
+                "controller": np.repeat(list(controllers), len(grid)),
+                "reference": [reference] * count,
+                "tokens": np.tile(grid, len(controllers)),
+                "difference": pa.array(gain.ravel(), from_pandas=True),  # NaN is null
+                "low": low.ravel(),
+                "high": high.ravel(),
+            }
+        )
+    return pa.concat_tables(map(pa.table, tables))
 
 
 def held_out(
@@ -484,6 +549,12 @@ def _known(dataset: str, parts: dict[str, slice]) -> str:
 
 def _names(results: Results) -> list[str]:
     return list(dict.fromkeys(row.label for row in results.rows))
+
+
+def _others(results: Results, text: str) -> list[str]:
+    """The labels but that of a curve."""
+    (chosen,) = {results.rows[row].label for row in _curves(results, [text])[text]}
+    return [label for label in _names(results) if label != chosen]
 
 
 def _curves(results: Results, texts: Sequence[str]) -> dict[str, list[int]]:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import pyarrow as pa
 import typer
 
 import autotts_jax as tts
@@ -21,12 +20,26 @@ EXAMPLES = ("autotts plot results", "autotts plot aime24 aime25 --out curves.pdf
 def plot(
     results: Annotated[list[Path], typer.Argument(help="Directories that `autotts sweep --out` wrote.")],
     out: Annotated[Path, typer.Option(help="The figure (.png, .pdf or .svg).")] = Path("curves.png"),
+    controller: Annotated[
+        list[str] | None, typer.Option(help="One to show, by its label in the table; repeatable; defaults to all.")
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Also draw paired differences to this one, at equal tokens.")
+    ] = None,
+    bands: Annotated[
+        bool | None, typer.Option(help="Draw bands of uncertainty; defaults to yes for up to three controllers.")
+    ] = None,
+    size: Annotated[tuple[float, float] | None, typer.Option(help="Width and height in inches.")] = None,
+    title: Annotated[str | None, typer.Option(help="Title of the figure.")] = None,
 ) -> None:
     """Draw accuracy against tokens along β, one panel per dataset."""
     check_figure(out)
     found = [tts.read_results(path) for path in results]
     _check_apart(results, found)
-    save_figure(out, tts.plots.scaling_curves(pa.concat_tables([one.table for one in found])))
+    figure = tts.plots.scaling_curves(
+        found, controllers=controller, reference=reference, bands=bands, size=size, title=title
+    )
+    save_figure(out, figure)
 
 
 def _check_apart(paths: Sequence[Path], results: Sequence[tts.Results]) -> None:

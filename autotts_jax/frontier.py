@@ -5,7 +5,7 @@ same orders (common random numbers), so that their differences are paired.
 
 A *curve* is what one controller offers: tokens and accuracy of its rows, in any order. Between two rows it is
 interpolated linearly over log tokens, which stands for the βs between them, along the *envelope*: the best accuracy
-within each number of tokens.
+within each number of tokens. Fewer than one token counts as one.
 """
 
 from __future__ import annotations
@@ -134,6 +134,11 @@ def _students_t(level: float, freedom: int) -> float:
     return z + sum(term / freedom**power for power, term in enumerate(terms, 1))
 
 
+def _log(tokens: Float32[Array, ...]) -> Float32[Array, ...]:
+    """Log tokens. An episode that spends nothing counts as one that spends a token, lest it be infinitely cheap."""
+    return jnp.log(jnp.maximum(tokens, jnp.ones((), tokens.dtype)))
+
+
 # --- one curve -------------------------------------------------------------------------------------------------------
 
 
@@ -143,7 +148,7 @@ def _envelope(
     """Log tokens in ascending order, and the best accuracy within each."""
     # XLA's CPU compiler compiles a sort of numbers and B² comparisons far faster than a sort of pairs.
     ascending = jnp.sort(tokens)
-    return jnp.log(ascending), jnp.max(jnp.where(tokens[None] <= ascending[:, None], accuracy[None], -jnp.inf), axis=1)
+    return _log(ascending), jnp.max(jnp.where(tokens[None] <= ascending[:, None], accuracy[None], -jnp.inf), axis=1)
 
 
 def tokens_at(
@@ -164,7 +169,7 @@ def accuracy_at(
 ) -> Float32[Array, ""]:
     """Best accuracy within a token budget; NaN below the cheapest row."""
     x, y = _envelope(tokens, accuracy)
-    at = jnp.log(budget)
+    at = _log(budget)
     return jnp.where(at < x[0] - _ROUNDING, jnp.nan, jnp.interp(at, x, y))
 
 
@@ -183,9 +188,10 @@ def area(
 ) -> Float32[Array, ""]:
     """Mean accuracy of the envelope over log tokens from `low` to `high`; 0 below the cheapest row."""
     x, y = _envelope(tokens, accuracy)
-    start, stop = jnp.maximum(jnp.log(low), x[0]), jnp.log(high)
+    start, stop = jnp.maximum(_log(low), x[0]), _log(high)
     knots = jnp.clip(jnp.concatenate([start[None], x, stop[None]]), start, stop)
-    return jnp.trapezoid(jnp.interp(knots, x, y), knots) / (stop - jnp.log(low))
+    wide = jnp.where(stop > _log(low), stop - _log(low), jnp.float32(1))
+    return jnp.where(stop > _log(low), jnp.trapezoid(jnp.interp(knots, x, y), knots) / wide, y[-1])
 
 
 def hypervolume(
@@ -198,7 +204,7 @@ def hypervolume(
     Without interpolation: between two points, a user gets the accuracy of the cheaper one.
     """
     x, y = _envelope(tokens, accuracy)
-    stops = jnp.minimum(jnp.append(x[1:], jnp.inf), jnp.log(reference[0]))
+    stops = jnp.minimum(jnp.append(x[1:], jnp.inf), _log(reference[0]))
     return jnp.sum(jnp.maximum(stops - x, 0) * jnp.maximum(y - reference[1], 0))
 
 

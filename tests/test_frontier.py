@@ -324,6 +324,23 @@ def test_refusals(call: Any, message: str) -> None:
         call(drawn(parts=[("a", 5), ("b", 7)]))
 
 
+def test_a_controller_that_spends_nothing() -> None:
+    """It never makes a NaN, and that it wins is no accident."""
+    rng = np.random.default_rng(0)
+    tokens = np.concatenate([np.zeros((3, 12)), rng.integers(50_000, 90_000, (3, 12))])
+    correct = np.concatenate([np.full((3, 12), 9), rng.integers(2, 6, (3, 12))])
+    results = made(correct, tokens)
+    for row in frontier.compare(results, CMC, resamples=500).to_pylist():
+        assert row["p"] < 0.02
+        assert row["effect"] is not None
+    for table in (frontier.areas(results, resamples=100), frontier.intervals(results, resamples=100)):
+        for name in table.column_names:
+            values = table[name].to_pylist()
+            assert not any(isinstance(value, float) and np.isnan(value) for value in values), name
+    same = made(correct[:3], tokens[:3], settings=(CMC,))
+    assert frontier.areas(same, resamples=100)["area"].to_pylist() == pytest.approx([0.9])
+
+
 def test_one_question_is_no_evidence() -> None:
     with pytest.raises(InputError, match="dataset made: a single question"):
         frontier.intervals(drawn(1))

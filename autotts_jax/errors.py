@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-__all__ = ["ContractError", "FetchError", "InputError", "PresetError", "check_seed", "check_whole"]
+__all__ = ["ContractError", "FetchError", "InputError", "PresetError", "check_seed", "check_whole", "one_line"]
 
 
 class InputError(ValueError):
@@ -46,3 +46,10 @@ def check_seed(seed: Any) -> int:
       InputError: if it is not a whole number from 0 to 2³² − 1, of which JAX and NumPy use every bit.
     """
     return check_whole("seed", seed, 0, 2**32 - 1)
+
+
+def one_line(error: Exception) -> str:
+    """What an exception says, in a line of at most 200 characters."""
+    said = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+    line = " ".join(said.split())
+    return line if len(line) <= 200 else f"{line[:199]}…"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import datetime
 import functools
@@ -126,7 +127,12 @@ def sweep(
     for group in plan.groups:
         check_shapes(group.controller, group.width, features)
     _check_sums(plan)
-    sums = _run(plan, chunk, checkpoint, progress)
+    with (
+        contextlib.nullcontext()
+        if checkpoint is None
+        else Checkpoint(Path(checkpoint), plan.fingerprint(), chunk or plan.chunk_size)
+    ) as kept:
+        sums = _run(plan, chunk, kept, progress)
     return Results(
         rows=plan.rows,
         parts=[part for dataset in datasets for part in dataset.parts],
@@ -329,11 +335,10 @@ class _Piece(NamedTuple):
 def _run(
     plan: _Plan,
     chunk: int | None,
-    checkpoint: str | os.PathLike[str] | None,
+    kept: Checkpoint | None,
     progress: Callable[[str, int, int], None] | None,
 ) -> dict[str, Int64[np.ndarray, "R Q"]]:
     """The sums over shuffles, by field."""
-    kept = None if checkpoint is None else Checkpoint(Path(checkpoint), plan.fingerprint(), chunk or plan.chunk_size)
     # A resumed sweep keeps its chunks, even on a machine where others would fit better.
     size = chunk or (plan.chunk_size if kept is None else kept.size)
     sums = {field: np.zeros((len(plan.rows), plan.questions), np.int64) for field in FIELDS}

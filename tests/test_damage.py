@@ -16,6 +16,7 @@ import pytest
 
 import autotts_jax
 from autotts_jax import Dataset, InputError, Trajectories
+from autotts_jax.checkpoints import Checkpoint
 
 slow = pytest.mark.slow
 
@@ -87,6 +88,29 @@ def test_flipped_bits_in_stores(tmp_path: Path, count: int) -> None:
     for where in flipped(files, count, seed=count):
         seen += assert_same_or_told(outcome(lambda: says(autotts_jax.load(tmp_path / "store"))), expected, where)
     assert seen > count / 3
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("count", [20, pytest.param(300, marks=slow)])
+def test_flipped_bits_in_checkpoints(tmp_path: Path, count: int) -> None:
+    """In a piece, or in the file that says which sweep it is of."""
+    sums = {name: np.arange(33).reshape(3, 11) * 10**9 for name in ("correct", "tokens")}
+    fingerprint = {"data": "d", "controllers": "c"}
+    with Checkpoint(tmp_path, fingerprint, 7) as kept:
+        kept.save("0-7-rows-0", sums)
+    files = sorted(path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size)
+    expected, told_of = {name: values.tolist() for name, values in sums.items()}, 0
+
+    def read() -> Any:
+        with Checkpoint(tmp_path, fingerprint, 7) as kept:
+            assert kept.size == 7
+            return {name: values.tolist() for name, values in (kept.load("0-7-rows-0") or {}).items()}
+
+    for where in flipped(files, count, seed=count):
+        found = outcome(read)
+        told_of += assert_same_or_told(found, expected, where)
+        assert not isinstance(found, str) or "Delete this directory" in found or "sweep.json: damaged" in found
+    assert told_of > count / 3
 
 
 # --- files that something else wrote, or half wrote ---------------------------------------------------------------

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from autotts_jax.errors import FetchError, InputError
+from autotts_jax.errors import FetchError, InputError, one_line
 
 __all__ = ["FILES", "URL", "fetch"]
 
@@ -36,7 +36,7 @@ def fetch(
     cache: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> Path:
-    """Downloads replay files that the cache lacks, and returns the cache's directory.
+    """Downloads replay files that the cache lacks, each whole or not at all, and returns the cache's directory.
 
     Args:
       names: Files as ``<model>/<benchmark>``, or a model for all of its benchmarks; defaults to all files.
@@ -45,12 +45,14 @@ def fetch(
       progress: Whether to show a progress bar.
 
     Raises:
-      InputError: if a name is unknown.
+      InputError: if a name is unknown, the address is none, or the directory cannot be written to.
       FetchError: if a file cannot be downloaded, or its checksum is wrong.
     """
     import pooch  # takes a while to import, with requests
     import requests
 
+    if not url.startswith(("https://", "http://")):
+        raise InputError(f"url {url!r}: must begin with https:// or http://. Name the directory of a mirror.")
     wanted = []
     for name in names or FILES:
         found = [file for file in FILES if name.removesuffix(".json") in (file, file.split("/")[0])]
@@ -66,14 +68,21 @@ def fetch(
         try:
             store.fetch(f"{name}.json", progressbar=progress)
         except requests.HTTPError as error:
-            raise FetchError(f"{error}. Name a mirror with --url.") from error
+            raise FetchError(f"{one_line(error)}. Name a mirror with --url.") from error
         except requests.ConnectionError as error:
             raise FetchError(
                 f"{store.get_url(f'{name}.json')} cannot be reached: this machine seems to be offline, or the address "
                 "is wrong. Try again online, name a mirror with --url, or use the built-in trajectories."
             ) from error
         except requests.RequestException as error:
-            raise FetchError(f"{store.get_url(f'{name}.json')}: {error}. Try again.") from error
+            raise FetchError(f"{store.get_url(f'{name}.json')}: {one_line(error)}. Try again.") from error
         except ValueError as error:  # pooch's exception for a wrong checksum; it has removed the file
-            raise FetchError(f"{name}.json: {error} The file there is not the published one.") from error
+            raise FetchError(
+                f"{name}.json: {one_line(error)} The file there is not the published one, or was cut off: try again, "
+                "or name another mirror."
+            ) from error
+        except OSError as error:
+            raise InputError(
+                f"{store.abspath}: cannot be written to ({one_line(error)}). Choose another directory with --to."
+            ) from None
     return Path(store.abspath)

@@ -56,11 +56,14 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float32, Int32, Shaped, UInt32
 
-from autotts_jax.errors import InputError
+from autotts_jax.errors import InputError, check_whole
+from autotts_jax.orders import MAX_WIDTH
 from autotts_jax.replay import ReplayStore
 from autotts_jax.trajectories import MAX_INTERVALS
 
 __all__ = [
+    "MAX_BUDGET",
+    "MAX_PROBE_COST",
     "MAX_WAITS",
     "MAX_WIDTH",
     "NO_ANSWER",
@@ -78,6 +81,7 @@ __all__ = [
     "World",
     "act",
     "admit",
+    "check_rules",
     "cost",
     "count",
     "deal",
@@ -102,9 +106,6 @@ READ_TO_END = np.iinfo(np.int32).max
 
 #: `Observation.budget_left` without a budget; `Observation.finished_at` of slots outside the pool.
 UNLIMITED = np.iinfo(np.int32).max
-
-#: The most slots an episode can have; the packing into 32-bit words relies on it.
-MAX_WIDTH = 256
 
 #: How many rounds in a row may change nothing under `Action.wait`.
 MAX_WAITS = 100
@@ -147,12 +148,31 @@ class Rules:
     Attributes:
       cost: The cost model: unit and accounting.
       probe_cost: κ_probe, an integer from 0 to 4096 in that unit; scalar.
-      budget: The most an episode may cost, in that unit, up to 2³⁰; scalar. None: no limit.
+      budget: The most an episode may cost, in that unit, an integer from 0 to 2³⁰; scalar. None: no limit.
     """
 
     cost: CostModel = dataclasses.field(default=CostModel.RELEASED, metadata={"static": True})
     probe_cost: ArrayLike = 0
     budget: ArrayLike | None = None
+
+
+#: Within these, sums of costs fit into int32.
+MAX_BUDGET, MAX_PROBE_COST = 2**30, 4096
+
+
+def check_rules(rules: Rules) -> None:
+    """Checks what is known of the rules: traced values are not.
+
+    Raises:
+      InputError: naming field, value and range.
+    """
+    if not isinstance(rules.cost, CostModel):
+        known = ", ".join(f"CostModel.{cost.name}" for cost in CostModel)
+        raise InputError(f"cost {rules.cost!r}: not a CostModel. Use one of {known}.")
+    if not isinstance(rules.probe_cost, jax.core.Tracer):
+        check_whole("probe cost", rules.probe_cost, 0, MAX_PROBE_COST)
+    if not (rules.budget is None or isinstance(rules.budget, jax.core.Tracer)):
+        check_whole("budget", rules.budget, 0, MAX_BUDGET, "Leave it out for no limit.")
 
 
 @jax.tree_util.register_dataclass

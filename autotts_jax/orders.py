@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +14,31 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float32, Int, Int32, Key
 
-from autotts_jax.replay import Dataset, ReplayStore
+from autotts_jax.errors import InputError, check_seed, check_whole
+from autotts_jax.replay import AnyArray, Dataset, ReplayStore
 
-__all__ = ["WIDTH", "Orders", "bootstrap_orders", "draw_orders", "published_orders", "random_orders"]
+__all__ = [
+    "MAX_WIDTH",
+    "WIDTH",
+    "Orders",
+    "bootstrap_orders",
+    "check_orders",
+    "draw_orders",
+    "published_orders",
+    "random_orders",
+]
 
 #: How shuffles are drawn: see `published_orders`, `random_orders`, `bootstrap_orders`.
 Orders = Literal["published", "random", "bootstrap"]
 
 #: The slots of an episode in the published tables.
 WIDTH = 64
+
+#: The most slots an episode can have; the packing into 32-bit words relies on it.
+MAX_WIDTH = 256
+
+#: The most elements of an array that int32 can number.
+_MOST = 2**31 - 1
 
 
 def published_orders(store: ReplayStore, shuffles: int, width: int = WIDTH) -> Int32[np.ndarray, "Q S B"]:
@@ -33,7 +49,11 @@ def published_orders(store: ReplayStore, shuffles: int, width: int = WIDTH) -> I
       shuffles: Orders per question.
       width: B, the slots of an episode, 1 to 256: the most branches it can open. Slots beyond a question's branches
         hold −1. Narrower orders are prefixes of wider ones.
+
+    Raises:
+      InputError: if there are no shuffles, the width is out of range, or the orders would be too large.
     """
+    _check_size(len(store.gold), shuffles, width, width)
     counts = np.asarray(store.branches)
     orders = np.full((len(counts), shuffles, width), -1, np.int32)
     for n in np.unique(counts[counts > 0]):
@@ -58,8 +78,12 @@ def random_orders(
       shuffles: Orders per question.
       first: The number in the set of the store's first question, if the store holds only some of them.
       width: As for `published_orders`.
+
+    Raises:
+      InputError: as `published_orders` does.
     """
     Q, N = store.intervals.shape
+    _check_size(Q, shuffles, width, max(width, N))
     there = jnp.asarray(store.intervals)[:, None, :] > 0
     draws = jnp.where(there, _uniform(key, first, Q, (shuffles, N)), 2.0)
     orders = jnp.argsort(draws, axis=-1).astype(jnp.int32)
@@ -74,7 +98,11 @@ def bootstrap_orders(
     """Resamples of each question's branches with replacement: every slot holds one, even beyond their number.
 
     The arguments are those of `random_orders`.
+
+    Raises:
+      InputError: as `published_orders` does.
     """
+    _check_size(len(store.gold), shuffles, width, max(width, WIDTH))
     counts = jnp.sum(jnp.asarray(store.intervals) > 0, axis=-1, dtype=jnp.int32)[:, None, None]
     # Narrow orders, too, are prefixes of the usual ones.
     draws = _uniform(key, first, counts.shape[0], (shuffles, max(width, WIDTH)))[..., :width]
@@ -103,12 +131,19 @@ def draw_orders(
       datasets: The datasets swept.
       shuffles: Orders per question.
       orders: How they are drawn.
-      seed: Seed of random and bootstrap orders.
+      seed: Seed of random and bootstrap orders, 0 to 2³² − 1.
       start: The first question, numbered across the datasets.
       stop: One past the last question; defaults to all. Questions beyond the last one hold −1.
       width: As for `published_orders`.
+
+    Raises:
+      InputError: as `published_orders` does, and for another seed or kind of orders.
     """
+    if orders not in get_args(Orders):
+        raise InputError(f"orders {orders!r}: not understood. Use {', '.join(get_args(Orders))}.")
+    seed = check_seed(seed)
     stop = sum(map(len, datasets)) if stop is None else stop
+    _check_size(stop - start, shuffles, width, width)
     dealt = np.full((stop - start, shuffles, width), -1, np.int32)
     offset = 0
     for dataset in datasets:
@@ -125,3 +160,56 @@ def draw_orders(
             dealt[low + offset - start : high + offset - start] = drawn
         offset += len(dataset)
     return dealt
+
+
+def check_orders(store: ReplayStore, orders: AnyArray) -> None:
+    """Checks what is known of orders: of traced ones, or ones that other processes hold, the shape.
+
+    Each row lists branches of its question, then −1 in the slots left. A branch may be listed twice, as bootstrap
+    orders do; its votes then count twice.
+
+    Args:
+      store: The questions.
+      orders: ``[Q, S, B]`` the branch that each slot holds.
+
+    Raises:
+      InputError: naming the first order that is none.
+    """
+    if not isinstance(orders, Array):
+        orders = np.asarray(orders)
+    Q = len(store.gold)
+    if orders.ndim != 3 or orders.shape[0] != Q or 0 in orders.shape or orders.shape[2] > MAX_WIDTH:
+        raise InputError(
+            f"orders: shape {orders.shape}; it must be [Q, S, B], for this store [{Q}, S, 1 to {MAX_WIDTH}], Q and S "
+            "at least 1. Draw them from it with `published_orders`."
+        )
+    if not jnp.issubdtype(orders.dtype, jnp.signedinteger):
+        raise InputError(f"orders: {orders.dtype}; branches are signed integers, −1 for none. Convert them to int32.")
+    if not all(_is_at_hand(array) for array in (orders, store.intervals)):
+        return
+    dealt, branches = np.asarray(orders), np.asarray(store.branches)
+    right = ((dealt >= -1) & (dealt < branches[:, None, None])).all(axis=-1)
+    right &= ((dealt[..., :-1] >= 0) | (dealt[..., 1:] < 0)).all(axis=-1)
+    if not right.all():
+        q, s = np.argwhere(~right)[0]
+        listed = ", ".join(map(str, dealt[q, s, :8])) + ", …" * (dealt.shape[-1] > 8)
+        raise InputError(
+            f"orders: question {q}, shuffle {s}: {listed}; slots must hold some of the question's {branches[q]} "
+            "branches, counted from 0, then −1. Draw them from this store with `published_orders`."
+        )
+
+
+def _is_at_hand(array: AnyArray) -> bool:
+    return not isinstance(array, Array) or (not isinstance(array, jax.core.Tracer) and array.is_fully_addressable)
+
+
+def _check_size(questions: int, shuffles: Any, width: Any, drawn: int) -> None:
+    """Refuses orders that cannot be drawn, before memory is taken; `drawn` numbers are drawn for each."""
+    check_whole("shuffles", shuffles, 1, _MOST)
+    check_whole("width", width, 1, MAX_WIDTH)
+    if (numbers := questions * shuffles * drawn) > _MOST:
+        raise InputError(
+            f"shuffles {shuffles}: orders of {questions} questions, drawn from {drawn} numbers each, take "
+            f"{4 * numbers / 2**30:.1f} GiB; at most {_MOST} numbers can be indexed. "
+            "Draw fewer shuffles or questions at a time."
+        )

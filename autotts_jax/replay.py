@@ -13,16 +13,29 @@ import operator
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, SupportsIndex, TypeAlias
+from typing import Any, NoReturn, SupportsIndex, TypeAlias
 
 import jax
 import numpy as np
+import pydantic
 from jax import Array
 from jaxtyping import Bool, Float32, Int, Int32
 
+from autotts_jax.archives import is_archive, load_archive, save_archive
 from autotts_jax.digests import Digest
-from autotts_jax.errors import InputError
-from autotts_jax.trajectories import FORMATS, MAX_TOKENS, UNPARSABLE, Question, Trajectories, read, suffixes
+from autotts_jax.errors import InputError, check_seed, one_line
+from autotts_jax.files import existing, writable
+from autotts_jax.trajectories import (
+    FORMATS,
+    UNPARSABLE,
+    Question,
+    Trajectories,
+    check_branches,
+    check_texts,
+    read,
+    suffixes,
+    validated,
+)
 
 __all__ = [
     "Dataset",
@@ -217,6 +230,8 @@ class Dataset:
 # all share this range. It is also the width of `ReplayStore.unparsable`, a kilobyte per question.
 _IDS = 1024
 
+#: Questions that are checked at a time: few, for caches' sake.
+_CHECKED = 256
 
 #: Questions that are digested at a time. Part of the definition of `Dataset.digests`.
 _DIGESTED = 4096
@@ -232,9 +247,10 @@ def pack(trajectories: Trajectories, *, seed: int = 0) -> Dataset:
       seed: Seed of the ids.
 
     Raises:
-      InputError: if a branch is so long that sums over an episode would overflow int32.
+      InputError: if the seed or a field is wrong; see `trajectories.validated`.
     """
-    questions = trajectories.questions
+    check_seed(seed)
+    questions = validated(trajectories, trajectories.name).questions
     Q, N = len(questions), max(len(q.intervals) for q in questions)
     D, most = max(q.answers.shape[1] for q in questions), max(len(q.choices) for q in questions)
     A = max(_IDS, 1 << (most - 1).bit_length())
@@ -244,12 +260,6 @@ def pack(trajectories: Trajectories, *, seed: int = 0) -> Dataset:
     choices = []
     for index, question in enumerate(questions):
         n, d = question.answers.shape
-        longest = int(question.delta) * (int(question.intervals.max()) - 1)
-        if longest > MAX_TOKENS:
-            raise InputError(
-                f"{trajectories.name}: question {index}: a branch of {question.intervals.max() - 1} probes at "
-                f"Δ = {question.delta} is {longest} tokens long; at most {MAX_TOKENS} can be summed exactly."
-            )
         # The name and the text make ids of equal questions in other files, or of other models, unrelated to these.
         entropy = f"{trajectories.name} {question.text}".encode()
         ids = np.random.default_rng([seed, index, *entropy]).choice(A, len(question.choices), replace=False)
@@ -349,79 +359,131 @@ def part(stores: Sequence[ReplayStore], start: int, stop: int, shape: Shape) -> 
     return ReplayStore(**arrays, feature_names=stores[0].feature_names)
 
 
-# --- on disk ---------------------------------------------------------------------------------------------------------
+# --- what a dataset must be ------------------------------------------------------------------------------------------
 
-_FORMAT = 3
+_TYPES = {"answers": np.signedinteger, "unparsable": np.bool_, "features": np.float32, "price": np.float32}
+
+
+def _check(dataset: Dataset, where: str) -> None:
+    """Checks every field of a dataset in host memory.
+
+    Raises:
+      InputError: naming field and value.
+    """
+    store, Q = dataset.store, len(dataset.texts)
+    names = store.feature_names
+
+    def demand(right: object, field: str, what: str) -> None:
+        if not right:
+            raise InputError(f"{where}: field {field}: {what}. Pack the trajectories again.")
+
+    def fail(low: int, question: int, branch: int, field: str, what: str) -> NoReturn:
+        place = f"question {low + question}, field {field}, branch {branch}"
+        raise InputError(f"{where}: {place}: {what}. Pack the trajectories again.")
+
+    check_texts([*names, *(name for name, _ in dataset.parts), *dataset.texts, *dataset.golds], where)
+    demand(Q, "texts", "no question; there must be at least one")
+    counts = {"golds": len(dataset.golds), "choices": len(dataset.choices), "parts": sum(n for _, n in dataset.parts)}
+    for field, count in counts.items():
+        demand(count == Q, field, f"{count} questions, while texts has {Q}")
+    demand(all(n > 0 for _, n in dataset.parts), "parts", "one has no question; each must have at least one")
+    demand(len(set(names)) == len(names), "feature_names", f"{', '.join(names)}; they must be distinct")
+
+    (N, D), A = (*store.answers.shape, 0, 0, 0)[1:3], (*store.unparsable.shape, 0, 0)[1]
+    shapes = {"answers": (Q, N, D), "gold": (Q,), "unparsable": (Q, A), "features": (Q, N, D, len(names))}
+    for field, array in store.arrays().items():
+        shape, kind = shapes.get(field, (Q, N)), _TYPES.get(field, np.int32)
+        demand(array.shape == shape, field, f"shape {array.shape}; it must be {shape}")
+        demand(np.issubdtype(array.dtype, kind), field, f"{array.dtype}; it must be {kind.__name__}")
+    demand((store.features is None) == (not names), "feature_names", f"{len(names)}, without features")
+    if store.model is not None:
+        demand(np.min(store.model) >= 0, "model", f"{np.min(store.model)}; models count from 0")
+    if store.price is not None:
+        demand(np.all(np.isfinite(store.price)) and np.min(store.price) >= 0, "price", "not finite, or less than 0")
+
+    known = np.zeros((Q, A), bool)
+    for question, named in enumerate(dataset.choices):
+        texts = list(named.values())
+        check_texts(texts, f"{where}: question {question}, field choices")
+        demand(len(set(texts)) == len(texts), "choices", f"a string twice in question {question}")
+        demand(all(0 <= i < A for i in named), "choices", f"an id outside 0 to {A - 1} in question {question}")
+        known[question, list(named)] = True
+        right = next((i for i, text in named.items() if text == dataset.golds[question]), -1)
+        gold = store.gold[question]
+        demand(gold == right, "gold", f"{gold} in question {question}, whose gold answer has id {right}")
+    demand(not (store.unparsable & ~known).any(), "unparsable", "set for an id without a string")
+    for low in range(0, Q, _CHECKED):
+        columns = (store.answers, store.intervals, store.tokens, store.delta, known)
+        check_branches(functools.partial(fail, low), *(np.asarray(column)[low : low + _CHECKED] for column in columns))
+
+
+# --- on disk ---------------------------------------------------------------------------------------------------------
 
 
 def save(dataset: Dataset, path: str | os.PathLike[str], *, force: bool = False) -> None:
-    """Writes a dataset as an Orbax checkpoint directory, whole or not at all.
+    """Writes a dataset as an Orbax checkpoint directory, whole or not at all, with a digest of all that it holds.
 
     Args:
       dataset: What to write.
       path: The directory; it must not exist unless `force`.
-      force: Whether to replace an existing one.
+      force: Whether to replace a store that is there; anything else is kept.
 
     Raises:
-      ValueError: if the directory exists and `force` is not set.
+      InputError: if the directory exists and `force` is not set, it cannot be written, or a field is wrong.
     """
-    import orbax.checkpoint as ocp  # takes a second to import
-
-    strings = {key: getattr(dataset, key) for key in ("parts", "texts", "golds", "choices")}
-    strings["feature_names"] = dataset.store.feature_names
+    path = Path(path).absolute()
+    if os.path.lexists(path) and not force:
+        raise InputError(f"{path}: exists. Name another directory, or replace it with force=True.")
+    if os.path.lexists(path) and not is_archive(path):
+        raise InputError(f"{path}: exists and is not a store, so it is not replaced. Name another directory.")
     arrays = {name: np.asarray(array) for name, array in dataset.store.arrays().items()}
-    layout = {name: [str(array.dtype), *array.shape] for name, array in arrays.items()}
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        checkpointer.save(
-            Path(path).absolute(),
-            ocp.args.Composite(
-                arrays=ocp.args.StandardSave(arrays),
-                metadata=ocp.args.JsonSave({"autotts_jax": _FORMAT, "layout": layout, **strings}),
-            ),
-            force=force,
-        )
+    store = ReplayStore(**arrays, feature_names=dataset.store.feature_names)
+    _check(dataclasses.replace(dataset, store=store), str(path))
+    contents = {
+        "feature_names": store.feature_names,
+        "parts": dataset.parts,
+        "texts": dataset.texts,
+        "golds": dataset.golds,
+        "choices": [list(named.items()) for named in dataset.choices],  # an object's keys would have to be strings
+    }
+    writable(path.parent)
+    save_archive(path, arrays, contents)
+
+
+class _Contents(pydantic.BaseModel):
+    """What is kept of a dataset beside its arrays; `choices` as pairs."""
+
+    feature_names: tuple[pydantic.StrictStr, ...]
+    parts: tuple[tuple[pydantic.StrictStr, pydantic.StrictInt], ...]
+    texts: tuple[pydantic.StrictStr, ...]
+    golds: tuple[pydantic.StrictStr, ...]
+    choices: tuple[tuple[tuple[pydantic.StrictInt, pydantic.StrictStr], ...], ...]
 
 
 def load(path: str | os.PathLike[str]) -> Dataset:
-    """Reads what `save` wrote and checks that arrays and metadata match.
+    """Reads what `save` wrote, and checks its digest and every field.
 
     Raises:
-      InputError: if the directory is no such checkpoint, or arrays and metadata disagree.
+      InputError: if the directory is no store, was written by another version, is damaged, or a field is wrong.
     """
-    import orbax.checkpoint as ocp
-
-    path = Path(path).absolute()
-    if not (path / "arrays").is_dir() or not (path / "metadata").is_dir():
+    path = existing(path).absolute()
+    if not is_archive(path):
         raise InputError(f"{path}: not a store. Name a directory that `autotts_jax.save` wrote.")
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        # Metadata first: it says what the arrays must be before they are read.
-        metadata = checkpointer.restore(path, ocp.args.Composite(metadata=ocp.args.JsonRestore()))["metadata"]
-        if metadata.get("autotts_jax") != _FORMAT:
-            raise InputError(
-                f"{path}: field autotts_jax is {metadata.get('autotts_jax')!r}, not {_FORMAT}: "
-                "written by another version. Pack the trajectories again."
-            )
-        arrays = checkpointer.restore(path, ocp.args.Composite(arrays=ocp.args.StandardRestore()))["arrays"]
-    layout = {name: [str(array.dtype), *array.shape] for name, array in arrays.items()}
-    questions = {len(metadata[key]) for key in ("texts", "golds", "choices")} | {sum(n for _, n in metadata["parts"])}
-    for name, found in metadata["layout"].items():
-        if layout.get(name) != found:
-            raise InputError(
-                f"{path}: array {name} is {layout.get(name)}, the metadata says {found}. Pack the trajectories again."
-            )
-    if questions != {len(arrays["gold"])}:
-        raise InputError(
-            f"{path}: the metadata names {sorted(questions)} questions, the arrays hold {len(arrays['gold'])}. "
-            "Pack the trajectories again."
-        )
-    return Dataset(
-        store=ReplayStore(**arrays, feature_names=tuple(metadata["feature_names"])),
-        parts=tuple((name, n) for name, n in metadata["parts"]),
-        texts=tuple(metadata["texts"]),
-        golds=tuple(metadata["golds"]),
-        # JSON's keys are strings.
-        choices=tuple({int(answer_id): answer for answer_id, answer in some.items()} for some in metadata["choices"]),
+    arrays, found = load_archive(path, "Pack the trajectories again.")
+    try:
+        contents = _Contents.model_validate(found)
+        store = ReplayStore(**arrays, feature_names=contents.feature_names)
+    except (pydantic.ValidationError, TypeError) as error:
+        raise InputError(f"{path}: not a store ({one_line(error)}). Pack the trajectories again.") from None
+    dataset = Dataset(
+        store=store,
+        parts=contents.parts,
+        texts=contents.texts,
+        golds=contents.golds,
+        choices=tuple(map(dict, contents.choices)),
     )
+    _check(dataset, str(path))
+    return dataset
 
 
 def open_datasets(path: str | os.PathLike[str]) -> list[Dataset]:
@@ -432,14 +494,14 @@ def open_datasets(path: str | os.PathLike[str]) -> list[Dataset]:
     Raises:
       InputError: naming file, field, value and remedy.
     """
-    if _is_store(Path(path)):
+    if is_archive(Path(path)):
         return [_from(Path(path), load(path))]
     return [_from(file, pack(read(file))) for file in _files(Path(path))]
 
 
 def open_trajectories(path: str | os.PathLike[str]) -> list[Trajectories]:
     """Likewise, but as trajectories; a store, which keeps no recording settings, is unpacked part by part."""
-    if _is_store(Path(path)):
+    if is_archive(Path(path)):
         return unpack(load(path))
     return [read(file) for file in _files(Path(path))]
 
@@ -466,13 +528,9 @@ def unpack(dataset: Dataset) -> list[Trajectories]:
     ]
 
 
-def _is_store(path: Path) -> bool:
-    return path.is_dir() and (path / "metadata").is_dir()
-
-
 def _files(path: Path) -> list[Path]:
     """The file, or those in the directory."""
-    if not path.is_dir():
+    if not existing(path).is_dir():
         return [path]
     files = sorted(file for suffix in FORMATS for file in path.rglob(f"*{suffix}"))
     if not files:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import datetime
 import functools
@@ -21,7 +22,7 @@ from jaxtyping import Int, Int64
 from autotts_jax.artefacts import export_controller
 from autotts_jax.checkpoints import Checkpoint
 from autotts_jax.controllers import CONTROLLERS, Controller, check_shapes
-from autotts_jax.environment import CostModel, Rules
+from autotts_jax.environment import MAX_BUDGET, CostModel, Rules, check_rules
 from autotts_jax.errors import InputError
 from autotts_jax.orders import WIDTH, Orders, draw_orders
 from autotts_jax.provenance import Provenance, device, distinct_datasets, distinct_settings, used_datasets, versions
@@ -35,9 +36,6 @@ __all__ = ["BETAS", "needed_orders", "replayed", "sweep", "width_of"]
 
 #: The published β grid.
 BETAS = tuple(i / 10 for i in range(11))
-
-# Within these, sums of costs fit into int32.
-_MAX_BUDGET, _MAX_PROBE_COST = 2**30, 4096
 
 #: Bytes that one chunk of questions may take on a device, by platform; elsewhere, this share of its memory.
 _CHUNK_BYTES, _CHUNK_SHARE = {"cpu": 2**26}, 1 / 8
@@ -97,7 +95,8 @@ def sweep(
     if isinstance(settings, str | Setting | Controller):
         settings = [settings]
     chosen = [_as_setting(setting) for setting in (CONTROLLERS.values() if settings is None else settings)]
-    rules = _checked(Rules() if rules is None else rules)
+    rules = Rules() if rules is None else rules
+    check_rules(rules)
     for beta in betas:
         if not 0 <= beta <= 1:
             raise InputError(f"beta {beta}: outside 0 to 1. Choose values in that range.")
@@ -128,7 +127,12 @@ def sweep(
     for group in plan.groups:
         check_shapes(group.controller, group.width, features)
     _check_sums(plan)
-    sums = _run(plan, chunk, checkpoint, progress)
+    with (
+        contextlib.nullcontext()
+        if checkpoint is None
+        else Checkpoint(Path(checkpoint), plan.fingerprint(), chunk or plan.chunk_size)
+    ) as kept:
+        sums = _run(plan, chunk, kept, progress)
     return Results(
         rows=plan.rows,
         parts=[part for dataset in datasets for part in dataset.parts],
@@ -331,11 +335,10 @@ class _Piece(NamedTuple):
 def _run(
     plan: _Plan,
     chunk: int | None,
-    checkpoint: str | os.PathLike[str] | None,
+    kept: Checkpoint | None,
     progress: Callable[[str, int, int], None] | None,
 ) -> dict[str, Int64[np.ndarray, "R Q"]]:
     """The sums over shuffles, by field."""
-    kept = None if checkpoint is None else Checkpoint(Path(checkpoint), plan.fingerprint(), chunk or plan.chunk_size)
     # A resumed sweep keeps its chunks, even on a machine where others would fit better.
     size = chunk or (plan.chunk_size if kept is None else kept.size)
     sums = {field: np.zeros((len(plan.rows), plan.questions), np.int64) for field in FIELDS}
@@ -417,10 +420,10 @@ def _check_sums(plan: _Plan) -> None:
     for dataset in plan.datasets:
         name, store = dataset.parts[0][0], dataset.store
         dearest = int(cast(int, plan.rules.probe_cost)) * plan.width * store.answers.shape[-1]
-        if dearest > _MAX_BUDGET:
+        if dearest > MAX_BUDGET:
             raise InputError(
                 f"probe cost {plan.rules.probe_cost}: {name} has up to {dearest} of it in an episode, more than "
-                f"{_MAX_BUDGET}. Count costs in a larger unit."
+                f"{MAX_BUDGET}. Count costs in a larger unit."
             )
         if plan.rules.cost is not CostModel.PRICED or store.price is None:
             continue
@@ -432,13 +435,3 @@ def _check_sums(plan: _Plan) -> None:
                 f"up to {spent.max():g}. They must be finite, at least 0, and no branch may cost more than "
                 f"{MAX_TOKENS}: choose another unit."
             )
-
-
-def _checked(rules: Rules) -> Rules:
-    if not isinstance(rules.cost, CostModel):
-        raise InputError(f"cost {rules.cost!r}: not a CostModel. Use one of {', '.join(CostModel)}.")
-    if not 0 <= int(cast(int, rules.probe_cost)) <= _MAX_PROBE_COST:
-        raise InputError(f"probe cost {rules.probe_cost}: outside 0 to {_MAX_PROBE_COST}.")
-    if rules.budget is not None and not 0 <= int(cast(int, rules.budget)) <= _MAX_BUDGET:
-        raise InputError(f"budget {rules.budget}: outside 0 to {_MAX_BUDGET}. Leave it out for no limit.")
-    return rules

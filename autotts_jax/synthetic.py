@@ -40,7 +40,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int, Int32
 
 from autotts_jax import trajectories
-from autotts_jax.errors import PresetError
+from autotts_jax.errors import PresetError, check_seed
 from autotts_jax.trajectories import UNPARSABLE, Question, Trajectories
 
 __all__ = ["PRESETS", "Preset", "QuestionModel", "fit", "generate", "load_preset"]
@@ -145,7 +145,9 @@ def generate(
 
     Raises:
       PresetError: if there is no such preset or a number is less than 1.
+      InputError: if the seed is not a whole number from 0 to 2³² − 1.
     """
+    seed = check_seed(seed)
     figures = preset if isinstance(preset, Preset) else load_preset(preset)
     counts = [branches] * questions if isinstance(branches, int) else list(branches)
     if questions < 1 or len(counts) != questions or min(counts) < 1:

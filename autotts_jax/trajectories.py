@@ -4,7 +4,10 @@ The suffix selects the format, see `FORMATS`:
 
 * ``.json``: the public AutoTTS release (arXiv 2605.08083), a list of questions with their branches;
 * ``.parquet``: our own, one row per question, integer columns that index the question's distinct answers, and
-  the recording settings as JSON under the key ``autotts_jax`` of the file's metadata.
+  in the file's metadata the recording settings as JSON (``autotts_jax``) and a digest of all that the file holds
+  (``autotts_jax_digest``). Files of other tools may lack both.
+
+Whatever is read, written or packed passes `validated`.
 """
 
 from __future__ import annotations
@@ -15,18 +18,33 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pydantic
-from jaxtyping import Int32
+from jaxtyping import Bool, Int, Int32
 
-from autotts_jax.errors import InputError
-from autotts_jax.files import write_whole
+from autotts_jax.digests import Digest
+from autotts_jax.errors import InputError, one_line
+from autotts_jax.files import existing, writable, write_whole
 
-__all__ = ["FORMATS", "Format", "Question", "Trajectories", "describe", "format_of", "read", "suffixes", "write"]
+__all__ = [
+    "FORMATS",
+    "Format",
+    "Question",
+    "Trajectories",
+    "check_branches",
+    "check_texts",
+    "describe",
+    "format_of",
+    "read",
+    "suffixes",
+    "validated",
+    "write",
+]
 
 #: The answer strings that stand for "no answer could be parsed" in the public release.
 UNPARSABLE = ("ERR",)
@@ -118,12 +136,14 @@ def read(path: str | os.PathLike[str]) -> Trajectories:
     Raises:
       InputError: naming file, field, value and remedy.
     """
-    path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}: no such file. Check the path, or `autotts fetch` the public trajectories.")
+    path = existing(path)
     if not path.is_file():
         raise InputError(f"{path}: not a file. Name one {suffixes()} file.")
-    return format_of(path).read(path)
+    read_as = format_of(path).read
+    try:
+        return validated(read_as(path), str(path))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({one_line(error)}). Check its permissions.") from None
 
 
 def write(trajectories: Trajectories, path: str | os.PathLike[str]) -> None:
@@ -132,11 +152,12 @@ def write(trajectories: Trajectories, path: str | os.PathLike[str]) -> None:
     JSON keeps only the public release's fields: the recording settings are lost.
 
     Raises:
-      InputError: if the suffix is unknown.
+      InputError: if the suffix is unknown, a field is wrong, or the file cannot be written.
     """
     path = Path(path)
     write_as = format_of(path).write
-    path.parent.mkdir(parents=True, exist_ok=True)
+    validated(trajectories, trajectories.name)
+    writable(path.parent)
     write_whole(path, functools.partial(write_as, trajectories))
 
 
@@ -206,6 +227,114 @@ def describe(trajectories: Trajectories) -> dict[str, str]:
         "probe suffix": repr(trajectories.probe_suffix) if trajectories.probe_suffix else "not recorded",
         "grading": trajectories.grading,
     }
+
+
+# --- what trajectories must be -----------------------------------------------------------------------------------
+
+
+def validated(trajectories: Trajectories, where: str) -> Trajectories:
+    """The same trajectories, every field of them checked.
+
+    Args:
+      trajectories: Read from a file, or made by hand.
+      where: The file, or their name, for messages.
+
+    Raises:
+      InputError: naming question, field, value and remedy.
+    """
+    if not len(trajectories.questions):
+        raise InputError(f"{where}: it holds no question; there must be at least one.")
+    settings = (trajectories.model, trajectories.benchmark, trajectories.probe_suffix, trajectories.grading)
+    check_texts([*settings, *trajectories.unparsable], f"{where}: the recording settings")
+    for index, question in enumerate(trajectories.questions):
+        _check_question(question, f"{where}: question {index}")
+    return trajectories
+
+
+def _check_question(q: Question, where: str) -> None:
+    def fail(field: str, what: str, branch: int | None = None) -> NoReturn:
+        place = f"field {field}" if branch is None else f"field {field}, branch {branch}"
+        raise InputError(f"{where}, {place}: {what}. Write it again or drop the question.")
+
+    check_texts([q.text, q.gold, *q.choices], where)
+    if len(set(q.choices)) < len(q.choices):
+        fail("choices", f"{_short(max(q.choices, key=q.choices.count))} is there twice; answers must be distinct")
+    if not len(q.intervals):
+        fail("intervals", "no branch; there must be at least one")
+    if not isinstance(q.delta, int | np.integer):
+        fail("delta", f"{_short(q.delta)} is not a whole number")
+    for name, array in {"answers": q.answers, "intervals": q.intervals, "tokens": q.tokens}.items():
+        if not isinstance(array, np.ndarray) or array.dtype.kind != "i" or array.ndim != 1 + (name == "answers"):
+            fail(name, "not an array of signed integers, [N, D] or [N]")
+        if len(array) != len(q.intervals):
+            fail(name, f"{len(array)} values for {len(q.intervals)} branches")
+    if (q.intervals < 1).any():  # 0 would stand for no branch
+        fail("intervals", f"{q.intervals.min()}, outside 1 to {MAX_INTERVALS}", int(q.intervals.argmin()))
+    delta, known = np.full(len(q.intervals), q.delta), np.ones(len(q.choices), bool)
+    columns = (q.answers, q.intervals, q.tokens, delta, known)
+    check_branches(lambda _, branch, field, what: fail(field, what, branch), *(column[None] for column in columns))
+
+
+def check_texts(texts: Sequence[Any], where: str) -> None:
+    """Checks that strings are strings that can be written.
+
+    Raises:
+      InputError: naming the first that is not.
+    """
+    for text in texts:
+        try:
+            text.encode()
+        except (AttributeError, UnicodeEncodeError):
+            raise InputError(f"{where}: {_short(text)} is not a string of Unicode. Write it again.") from None
+
+
+def check_branches(
+    fail: Callable[[int, int, str, str], NoReturn],
+    answers: Int[np.ndarray, "Q N D"],
+    intervals: Int[np.ndarray, "Q N"],
+    tokens: Int[np.ndarray, "Q N"],
+    delta: Int[np.ndarray, "Q N"],
+    known: Bool[np.ndarray, "Q A"],
+) -> None:
+    """Checks padded branches: what evaluation relies on, and sums over an episode that int32 must hold.
+
+    Args:
+      fail: Called as ``fail(question, branch, field, what is wrong)``; must raise.
+      answers: Ids, −1 beyond a branch's end.
+      intervals: 0 where there is no branch; the branches come first.
+      tokens: Tokens per branch; 0 where there is none.
+      delta: Tokens per interval; 0 where there is no branch.
+      known: Which ids have a string.
+    """
+
+    def demand(right: np.ndarray, field: str, values: np.ndarray, what: str) -> None:
+        if not right.all():
+            place = tuple(np.argwhere(~right)[0])
+            fail(int(place[0]), int(place[1]), field, f"{values[place]}, {what}")
+
+    D, there = answers.shape[-1], intervals != 0
+    demand((intervals >= 0) & (intervals <= MAX_INTERVALS), "intervals", intervals, f"outside 1 to {MAX_INTERVALS}")
+    demand(intervals <= D, "intervals", intervals, f"more than the {D} that answers has room for")
+    demand(
+        np.logical_and.accumulate(there, axis=-1) == there, "intervals", intervals, "after a gap: branches come first"
+    )
+    demand(there | (np.arange(there.shape[-1]) > 0), "intervals", intervals, "no branch; there must be at least one")
+    for field, values in {"tokens": tokens, "delta": delta}.items():
+        demand((values >= 1) & (values <= MAX_TOKENS) | ~there, field, values, f"outside 1 to {MAX_TOKENS}")
+        demand((values == 0) | there, field, values, "where there is no branch")
+    probed = delta.astype(np.int64) * np.maximum(intervals - 1, 0)
+    demand(
+        probed <= MAX_TOKENS,
+        "delta",
+        delta,
+        f"makes the branch's probes reach {probed.max()} tokens, beyond {MAX_TOKENS}",
+    )
+    generated = np.arange(D) < intervals[..., None]
+    listed = (answers >= 0) & (answers < known.shape[-1])
+    numbers = np.where(listed, answers, 0).reshape(len(known), -1)
+    listed &= np.take_along_axis(known, numbers, axis=-1).reshape(listed.shape)
+    demand(listed | ~generated, "answers", answers, "an answer that choices does not have")
+    demand((answers == -1) | generated, "answers", answers, "not −1 beyond the branch's end")
 
 
 # --- the public release's JSON -------------------------------------------------------------------------------
@@ -310,11 +439,11 @@ _SCHEMA = pa.schema(
 
 
 class _Recording(pydantic.BaseModel):
-    """The recording settings: the Parquet file's metadata."""
+    """The recording settings in the Parquet file's metadata. Format 2 has a digest beside them."""
 
     model_config = pydantic.ConfigDict(strict=True)
 
-    format: Annotated[int, pydantic.Field(ge=1, le=1)] = 1
+    format: Annotated[int, pydantic.Field(ge=1, le=2)] = 1
     model: str = ""
     benchmark: str = ""
     unparsable: list[str] = list(UNPARSABLE)
@@ -323,12 +452,20 @@ class _Recording(pydantic.BaseModel):
     grading: str = "string equality"
 
 
+_RECORDING, _DIGEST = "autotts_jax", "autotts_jax_digest"
+
+
 def _write_parquet(trajectories: Trajectories, path: Path) -> None:
+    try:
+        sampling = json.loads(json.dumps(dict(trajectories.sampling), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{trajectories.name}: field sampling: {error}. Keep what JSON can say.") from None
     recording = _Recording(
+        format=2,
         model=trajectories.model,
         benchmark=trajectories.benchmark,
         unparsable=list(trajectories.unparsable),
-        sampling=dict(trajectories.sampling),
+        sampling=sampling,
         probe_suffix=trajectories.probe_suffix,
         grading=trajectories.grading,
     )
@@ -344,62 +481,65 @@ def _write_parquet(trajectories: Trajectories, path: Path) -> None:
         }
         for q in trajectories.questions
     ]
-    schema = _SCHEMA.with_metadata({"autotts_jax": recording.model_dump_json()})
-    pq.write_table(pa.Table.from_pylist(rows, schema), path, compression="zstd")
+    table = pa.Table.from_pylist(rows, _SCHEMA)
+    metadata = {_RECORDING: recording.model_dump_json(), _DIGEST: _digest(table, recording)}
+    pq.write_table(table.replace_schema_metadata(metadata), path, compression="zstd", write_page_checksum=True)
 
 
 def _read_parquet(path: Path) -> Trajectories:
+    content = path.read_bytes()
+    footer = content[-8 - int.from_bytes(content[-8:-4], "little") :]
     try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}: not a readable Parquet file ({error}). Write it again.") from None
+        with pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True) as file:
+            table = file.read().combine_chunks()
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a readable Parquet file ({one_line(error)}). Write it again.") from None
     for field in _SCHEMA:
-        if field.name not in table.column_names:
+        if table.column_names.count(field.name) != 1:
             raise InputError(f"{path}: column {field.name} is missing. Write the file with write_trajectories.")
-        if (found := table.schema.field(field.name).type) != field.type:
+    for field in _SCHEMA:
+        if not _alike(found := table.schema.field(field.name).type, field.type):
             raise InputError(f"{path}: column {field.name} is {found}, not {field.type}. Cast it.")
-        if table[field.name].null_count or (
-            pa.types.is_list(field.type) and pa.compute.list_flatten(table[field.name]).null_count
-        ):
+        flat = pc.list_flatten(table[field.name]) if pa.types.is_nested(field.type) else table[field.name]
+        if table[field.name].null_count or flat.null_count:
             raise InputError(f"{path}: column {field.name} holds nulls. Fill or drop those rows.")
-    if not table.num_rows:
-        raise InputError(f"{path}: it holds no question; there must be at least one.")
+    metadata, table = table.schema.metadata or {}, table.select(_SCHEMA.names).cast(_SCHEMA)
     try:
-        recording = _Recording.model_validate_json((table.schema.metadata or {}).get(b"autotts_jax", b"{}"))
+        recording = _Recording.model_validate_json(metadata.get(_RECORDING.encode(), b"{}"))
     except pydantic.ValidationError as error:
         raise InputError(_explain(path, error).replace("question", "metadata")) from None
-    columns = {field.name: table[field.name].combine_chunks() for field in _SCHEMA}
+    digest = metadata.get(_DIGEST.encode())
+    # A damaged footer may read as one without metadata.
+    if digest is None and (recording.format > 1 or _DIGEST.encode() in footer):
+        raise InputError(f"{path}: metadata: {_DIGEST} is missing: the file is damaged. Fetch or write it again.")
+    if digest is not None and digest != _digest(table, recording).encode():
+        raise InputError(
+            f"{path}: its contents are not those that its digest is of: it was damaged or edited. Fetch or write it "
+            f"again; after an edit of your own, drop {_DIGEST} and format from the metadata."
+        )
+    columns = {field.name: table[field.name] for field in _SCHEMA}
     questions = []
     for index in range(table.num_rows):
         intervals, tokens, flat = (columns[key][index].values.to_numpy() for key in ("intervals", "tokens", "answers"))
-        choices = tuple(columns["choices"][index].as_py())
-        delta = columns["delta"][index].as_py()
 
-        def fail(field: str, what: str, index: int = index) -> None:
+        def fail(field: str, what: str, index: int = index) -> NoReturn:
             raise InputError(f"{path}: question {index}, column {field}: {what}. Write it again or drop the row.")
 
         if not len(intervals):
             fail("intervals", "no branch")
-        if len(tokens) != len(intervals):
-            fail("tokens", f"{len(tokens)} values for {len(intervals)} branches")
         if not 1 <= intervals.min() <= intervals.max() <= MAX_INTERVALS:
             fail("intervals", f"{intervals.min()} to {intervals.max()}, outside 1 to {MAX_INTERVALS}")
-        if not 1 <= tokens.min() <= tokens.max() <= MAX_TOKENS:
-            fail("tokens", f"{tokens.min()} to {tokens.max()}, outside 1 to {MAX_TOKENS}")
-        if not 1 <= delta <= MAX_TOKENS:
-            fail("delta", f"{delta}, outside 1 to {MAX_TOKENS}")
         if len(flat) != intervals.sum():
             fail("answers", f"{len(flat)} values for {intervals.sum()} intervals")
-        if not 0 <= flat.min() <= flat.max() < len(choices):
-            fail("answers", f"{flat.min()} to {flat.max()}, outside the {len(choices)} choices")
         answers = np.full((len(intervals), intervals.max()), -1, np.int32)
         answers[np.arange(answers.shape[1]) < intervals[:, None]] = flat
         questions.append(
             Question(
                 text=columns["question"][index].as_py(),
                 gold=columns["gold"][index].as_py(),
-                delta=delta,
-                choices=choices,
+                delta=columns["delta"][index].as_py(),
+                choices=tuple(columns["choices"][index].as_py()),
                 answers=answers,
                 intervals=intervals,
                 tokens=tokens,
@@ -414,6 +554,30 @@ def _read_parquet(path: Path) -> Trajectories:
         probe_suffix=recording.probe_suffix,
         grading=recording.grading,
     )
+
+
+def _alike(found: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether types differ at most in how tools store them: large or not, and how a list names its items."""
+    if pa.types.is_list(wanted):
+        listed = pa.types.is_list(found) or pa.types.is_large_list(found)
+        return listed and _alike(found.value_type, wanted.value_type)
+    return found == wanted or (pa.types.is_string(wanted) and pa.types.is_large_string(found))
+
+
+def _digest(table: pa.Table, recording: _Recording) -> str:
+    """The digest of all that a Parquet file says: the recording settings and the columns, row by row."""
+    digest = Digest()
+    digest.json("recording", recording.model_dump())
+    for field in _SCHEMA:
+        column = table[field.name].combine_chunks()
+        if pa.types.is_list(field.type):
+            digest.array(f"{field.name} per question", pc.list_value_length(column))
+            column = column.flatten()
+        if pa.types.is_string(column.type):
+            digest.texts(field.name, column.to_pylist())
+        else:
+            digest.array(field.name, column)
+    return digest.hex()
 
 
 # --- the table of formats ------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ ROOMS = [
     "trajectories",
     "downloads",
     "synthetic",
+    "archives",
     "replay",
     "orders",
     "environment",

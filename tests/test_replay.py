@@ -64,7 +64,7 @@ def test_many_answers_need_wider_ids() -> None:
 
 def test_sums_that_would_overflow_are_refused() -> None:
     question = Question.from_branches("?", "0", 4_000_000, [(["0"] * 3, 900, "0")])
-    with pytest.raises(InputError, match="question 0: a branch of 3 probes"):
+    with pytest.raises(InputError, match=r"question 0, field delta.* reach 12000000 tokens"):
         autotts_jax.pack(Trajectories([question]))
 
 
@@ -152,14 +152,96 @@ def test_load_checks_the_metadata(tmp_path: Path) -> None:
     (file,) = (path / "metadata").glob("metadata")
     good = file.read_text()
     for old, new, said in (
-        ('"autotts_jax": 3', '"autotts_jax": 1', "another version"),
-        ('"tokens": ["int32", 3, 7]', '"tokens": ["int32", 3, 8]', "array tokens is"),
-        ('"q0.0", ', "", r"the metadata names \[2, 3\] questions"),
+        ('"autotts_jax": 4', '"autotts_jax": 3', r"another version \(format 3, not 4\)"),
+        ('"tokens": {"dtype": "int32", "shape": [3, 7]', '"tokens": {"dtype": "int32", "shape": [3, 8]', "damaged"),
+        ('"q0.0", ', "", "damaged"),
+        ("{", "", "damaged"),
     ):
         assert old in good
         file.write_text(good.replace(old, new))
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=said) as error:
             autotts_jax.load(path)
+        assert str(path) in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def changed(data: Dataset, field: str, at: tuple[int, ...], value: float) -> Dataset:
+    array = getattr(data.store, field).copy()
+    array[at] = value
+    return dataclasses.replace(data, store=dataclasses.replace(data.store, **{field: array}))
+
+
+@pytest.mark.parametrize(
+    ("field", "at", "value", "said"),
+    [
+        ("delta", (1, 2), 0, "question 1, field delta, branch 2: 0, outside 1 to 4194304"),
+        ("delta", (1, 2), -5, "question 1, field delta, branch 2: -5, outside"),
+        ("delta", (2, 6), 5, "question 2, field delta, branch 6: 5, where there is no branch"),
+        ("tokens", (0, 0), -7, "question 0, field tokens, branch 0: -7, outside"),
+        ("tokens", (0, 0), 2**31 - 1, "2147483647, outside 1 to 4194304"),
+        ("intervals", (0, 0), 0, "question 0, field intervals, branch 1: .*, after a gap"),
+        ("intervals", (0, 0), -1, "branch 0: -1, outside"),
+        ("intervals", (0, 0), 6, "branch 0: 6, more than the 5 that answers has room for"),
+        ("answers", (0, 0, 0), 9, "question 0, field answers, branch 0: [0-9]+, an answer that choices does not have"),
+        ("answers", (2, 6, 4), 0, "question 2, field answers, branch 6: 0, not −1 beyond"),
+        ("gold", (1,), -1, "field gold: -1 in question 1"),
+        ("features", (), 0, r"field features: shape .*; it must be \(3, 7, 5, 0\)"),
+        ("price", (0, 0), np.inf, "field price: not finite"),
+        ("price", (0, 0), -1, "field price: not finite, or less than 0"),
+        ("model", (0, 0), -1, "field model: -1"),
+    ],
+)
+def test_a_dataset_that_cannot_be_is_neither_written_nor_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str, at: tuple[int, ...], value: float, said: str
+) -> None:
+    data = with_fields(dataset(), *ALL)
+    wrong = changed(data, field, at, value)
+    if field == "features":
+        wrong = dataclasses.replace(data, store=dataclasses.replace(data.store, feature_names=()))
+    with pytest.raises(InputError, match=said):
+        autotts_jax.save(wrong, tmp_path / "store")
+    assert not list(tmp_path.iterdir())
+    with monkeypatch.context() as unchecked:
+        unchecked.setattr(autotts_jax.replay, "_check", lambda *_: None)
+        autotts_jax.save(wrong, tmp_path / "store")
+    with pytest.raises(InputError, match=said):
+        autotts_jax.load(tmp_path / "store")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"parts": (("a", 2),)}, "field parts: 2 questions, while texts has 3"),
+        ({"parts": (("a", 3), ("b", 0))}, "field parts: one has no question"),
+        ({"parts": (("a", 5), ("b", -2))}, "field parts: one has no question"),
+        ({"texts": ("a", "b")}, "field golds: 3 questions, while texts has 2"),
+        ({"texts": ("a", "b", "\ud800")}, "not a string of Unicode"),
+        ({"choices": ({1: "ERR", 2: "ERR"},) * 3}, "field choices: a string twice in question 0"),
+        ({"choices": ({1024: "a"},) * 3}, "field choices: an id outside 0 to 1023 in question 0"),
+    ],
+)
+def test_strings_that_do_not_fit(tmp_path: Path, fields: dict[str, object], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        autotts_jax.save(dataclasses.replace(dataset(), **fields), tmp_path / "store")
+
+
+def test_only_stores_are_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "all.tex").touch()
+    (tmp_path / "file").touch()
+    for name in ("thesis", "file"):
+        with pytest.raises(InputError, match="not a store, so it is not replaced"):
+            autotts_jax.save(dataset(), tmp_path / name, force=True)
+    assert (tmp_path / "thesis" / "all.tex").exists()
+    with pytest.raises(InputError, match="cannot be written to"):
+        autotts_jax.save(dataset(), tmp_path / "file" / "store")
+    with pytest.raises(InputError, match="cannot be"):
+        autotts_jax.save(dataset(), tmp_path / ("x" * 300))
+    for read in (autotts_jax.load, autotts_jax.open_datasets):
+        for path, said in ((tmp_path / ("x" * 300), "cannot be read"), (tmp_path / "none", "no such file")):
+            with pytest.raises(InputError, match=said):
+                read(path)
+    assert {path.name for path in tmp_path.iterdir()} == {"thesis", "file"}
 
 
 def test_directories_are_read_in_order(tmp_path: Path) -> None:

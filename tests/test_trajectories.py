@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import autotts_jax
 from autotts_jax import InputError, Question, Trajectories, read_trajectories, write_trajectories
 from autotts_jax.trajectories import describe
 
@@ -108,13 +110,18 @@ def test_bad_json_is_named(tmp_path: Path, text: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("column", "value", "said"),
     [
-        ("tokens", [[1100, 30], [1100]], "question 0, column tokens: 2 values for 3 branches"),
-        ("tokens", [[1100, 30, 0], [1100]], "column tokens: 0 to 1100"),
+        ("tokens", [[1100, 30], [1100]], "question 0, field tokens: 2 values for 3 branches"),
+        ("tokens", [[1100, 30, 0], [1100]], "question 0, field tokens, branch 2: 0, outside 1 to 4194304"),
+        ("tokens", [[1100, 30, 9], [2**31 - 1]], "question 1, field tokens, branch 0: 2147483647, outside"),
         ("intervals", [[3, 0, 4], [3]], "column intervals: 0 to 4"),
         ("intervals", [[], [3]], "column intervals: no branch"),
         ("answers", [[0] * 8, [0]], "question 1, column answers: 1 values for 3 intervals"),
-        ("answers", [[9] * 8, [0] * 3], "outside the 3 choices"),
-        ("delta", [500, 0], "column delta: 0"),
+        ("answers", [[9] * 8, [0] * 3], "field answers, branch 0: 9, an answer that choices does not have"),
+        ("answers", [[0] * 8, [0, -1, 0]], "question 1, field answers, branch 0: -1, an answer that"),
+        ("choices", [["1", "1", "2"], ["1", "2"]], "question 0, field choices: '1' is there twice"),
+        ("delta", [500, 0], "question 1, field delta, branch 0: 0, outside 1 to 4194304"),
+        ("delta", [-500, 500], "question 0, field delta, branch 0: -500, outside"),
+        ("delta", [2**21, 500], "makes the branch's probes reach 6291456 tokens, beyond 4194304"),
         ("delta", ["a", "b"], "column delta is string, not int32"),
         ("gold", ["2", None], "column gold holds nulls"),
         ("gold", ..., "column gold is missing"),
@@ -131,9 +138,64 @@ def test_bad_parquet_is_named(tmp_path: Path, column: str, value: Any, said: str
         kind = pa.string() if value == ["a", "b"] else table.schema.field(column).type
         table = table.set_column(index, pa.field(column, kind), pa.array(value, kind))
     pq.write_table(table, file)
+    if value is not ...:
+        with pytest.raises(InputError, match=r"damaged or edited|column"):
+            read_trajectories(file)
+    pq.write_table(table.replace_schema_metadata(), file)  # as another tool would
     with pytest.raises(InputError, match=r"bad\.parquet") as error:
         read_trajectories(file)
     assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_parquet_of_other_tools(tmp_path: Path) -> None:
+    """They name a list's items otherwise, may use large types, and write no digest."""
+    write_trajectories(trajectories(), tmp_path / "a.parquet")
+    rows = pq.read_table(tmp_path / "a.parquet").to_pylist()
+    plain = pa.table({name: [row[name] for row in rows] for name in ("question", "gold")})
+    plain = plain.append_column("more", pa.array([1.5, None]))
+    for name, kind in {"choices": pa.large_string(), "intervals": pa.int32(), "tokens": pa.int32()}.items():
+        plain = plain.append_column(name, pa.array([row[name] for row in rows], pa.large_list(kind)))
+    plain = plain.append_column("answers", pa.array([row["answers"] for row in rows], pa.list_(pa.int32())))
+    plain = plain.append_column("delta", pa.array([row["delta"] for row in rows], pa.int32()))
+    pq.write_table(plain, tmp_path / "b.parquet", store_schema=False)
+    assert same(read_trajectories(tmp_path / "b.parquet"), trajectories())
+
+
+def test_settings_that_json_cannot_say(tmp_path: Path) -> None:
+    for wrong in ({"top_p": float("nan")}, {"stop": {1, 2}}):
+        with pytest.raises(InputError, match="field sampling: "):
+            write_trajectories(trajectories(sampling=wrong), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"recording settings: .*not a string of Unicode"):
+        write_trajectories(trajectories(model="\ud800"), tmp_path / "a.parquet")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"choices": ("1", "1", "ERR")}, "field choices: '1' is there twice"),
+        ({"choices": ("1", "2")}, "field answers, branch 1: 2, an answer that choices does not have"),
+        ({"choices": ("1", 2, "ERR")}, "2 is not a string of Unicode"),
+        ({"delta": 0.5}, "field delta: 0.5 is not a whole number"),
+        ({"delta": 0}, "field delta, branch 0: 0, outside"),
+        ({"tokens": np.array([1, 2])}, "field tokens: 2 values for 3 branches"),
+        ({"tokens": np.array([1, 2, 2**40])}, "field tokens, branch 2: 1099511627776, outside"),
+        ({"tokens": np.array([1, 2, 3], np.uint32)}, "field tokens: not an array of signed integers"),
+        ({"intervals": np.array([3, 0, 4])}, "field intervals, branch 1: 0, outside 1 to 4095"),
+        ({"intervals": np.array([3, 1, 5])}, "branch 2: 5, more than the 4 that answers has room for"),
+        ({"intervals": np.array([2, 1, 4])}, "field answers, branch 0: 1, not −1 beyond the branch's end"),
+        ({"intervals": np.array([], int)}, "field intervals: no branch"),
+    ],
+)
+def test_questions_made_by_hand(changes: dict[str, Any], said: str) -> None:
+    wrong = dataclasses.replace(trajectories().questions[0], **changes)
+    with pytest.raises(InputError) as error:
+        autotts_jax.pack(Trajectories([trajectories().questions[1], wrong], model="M"))
+    assert str(error.value).startswith("M: question 1")
+    assert said in str(error.value)
+    with pytest.raises(InputError, match="no question"):
+        autotts_jax.pack(Trajectories([]))
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
@@ -155,7 +217,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     before = file.read_bytes()
     broken = trajectories()
     broken.questions[1].answers[0, 0] = 99  # no such choice
-    with pytest.raises(IndexError):
+    with pytest.raises(InputError, match="question 1, field answers, branch 0: 99"):
         write_trajectories(broken, file)
     assert file.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["kept.json"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, get_args
 
 import jax
@@ -85,7 +85,7 @@ def random_orders(
     Q, N = store.intervals.shape
     _check_size(Q, shuffles, width, max(width, N))
     there = jnp.asarray(store.intervals)[:, None, :] > 0
-    draws = jnp.where(there, _uniform(key, first, Q, (shuffles, N)), 2.0)
+    draws = jnp.where(there, _uniform(key, first, Q, shuffles, N), 2.0)
     orders = jnp.argsort(draws, axis=-1).astype(jnp.int32)
     orders = jnp.where(jnp.take_along_axis(draws, orders, axis=-1) < 2.0, orders, -1)[..., :width]
     return jnp.pad(orders, [(0, 0), (0, 0), (0, max(width - N, 0))], constant_values=-1)
@@ -102,18 +102,26 @@ def bootstrap_orders(
     Raises:
       InputError: as `published_orders` does.
     """
-    _check_size(len(store.gold), shuffles, width, max(width, WIDTH))
+    _check_size(len(store.gold), shuffles, width, width)
     counts = jnp.sum(jnp.asarray(store.intervals) > 0, axis=-1, dtype=jnp.int32)[:, None, None]
-    # Narrow orders, too, are prefixes of the usual ones.
-    draws = _uniform(key, first, counts.shape[0], (shuffles, max(width, WIDTH)))[..., :width]
+    draws = _uniform(key, first, counts.shape[0], shuffles, width)
     picks = jnp.minimum((draws * counts.astype(jnp.float32)).astype(jnp.int32), counts - 1)
     return jnp.where(counts > 0, picks, -1)
 
 
-def _uniform(key: Key[Array, ""], first: ArrayLike, questions: int, shape: tuple[int, ...]) -> Float32[Array, "Q ..."]:
+def _uniform(
+    key: Key[Array, ""], first: ArrayLike, questions: int, shuffles: int, size: int
+) -> Float32[Array, "Q S N"]:
+    """Draws for each question, shuffle, and branch or slot: neither padding nor neighbours change an order."""
+    blocks = jnp.arange(-(-size // WIDTH), dtype=jnp.int32)
     numbers = jnp.asarray(first, jnp.int32) + jnp.arange(questions, dtype=jnp.int32)
-    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(numbers)
-    return jax.vmap(lambda key: jax.random.uniform(key, shape, jnp.float32))(keys)
+
+    def block(number: Int32[Array, ""], block: Int32[Array, ""]) -> Float32[Array, "S b"]:
+        mine = jax.random.fold_in(jax.random.fold_in(key, number), block)
+        return jax.random.uniform(mine, (shuffles, WIDTH), jnp.float32)
+
+    draws = jax.vmap(jax.vmap(block, (None, 0), out_axes=1), (0, None))(numbers, blocks)
+    return draws.reshape(questions, shuffles, -1)[..., :size]
 
 
 def draw_orders(
@@ -146,10 +154,12 @@ def draw_orders(
     _check_size(stop - start, shuffles, width, width)
     dealt = np.full((stop - start, shuffles, width), -1, np.int32)
     offset = 0
-    for dataset in datasets:
-        low, high = max(start - offset, 0), min(stop - offset, len(dataset))
+    # Part by part: a question's orders do not depend on what its dataset was joined with.
+    for dataset, inside, questions in _parts(datasets):
+        low, high = max(start - offset, 0), min(stop - offset, questions)
         if low < high:
-            store = jax.tree.map(lambda array, low=low, high=high: array[low:high], dataset.store)
+            here = slice(inside + low, inside + high)
+            store = jax.tree.map(lambda array, here=here: array[here], dataset.store)
             match orders:
                 case "published":
                     drawn: Any = published_orders(store, shuffles, width)
@@ -158,8 +168,17 @@ def draw_orders(
                 case "bootstrap":
                     drawn = bootstrap_orders(jax.random.key(seed), store, shuffles, low, width)
             dealt[low + offset - start : high + offset - start] = drawn
-        offset += len(dataset)
+        offset += questions
     return dealt
+
+
+def _parts(datasets: Sequence[Dataset]) -> Iterator[tuple[Dataset, int, int]]:
+    """Each part's dataset, its first question there, and the number of its questions."""
+    for dataset in datasets:
+        inside = 0
+        for _, questions in dataset.parts:
+            yield dataset, inside, questions
+            inside += questions
 
 
 def check_orders(store: ReplayStore, orders: AnyArray) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 import autotts_jax
 from autotts_jax import InputError, Question, Trajectories
-from autotts_jax.orders import check_orders
+from autotts_jax.orders import check_orders, draw_orders
 
 
 def dataset(branches: int = 3) -> autotts_jax.Dataset:
@@ -122,3 +122,19 @@ def test_seeds_have_a_range(seed: Any) -> None:
 def test_unknown_orders_are_refused() -> None:
     with pytest.raises(InputError, match="orders 'sorted': not understood"):
         autotts_jax.draw_orders([dataset()], 1, "sorted", 0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("orders", ["published", "random", "bootstrap"])
+def test_neither_neighbours_nor_padding_change_an_order(orders: Any) -> None:
+    one, two = (
+        autotts_jax.pack(
+            Trajectories([Question.from_branches(f"{n} {q}", "1", 500, [([], 9, "1")] * n) for q in range(2)])
+        )
+        for n in (5, 70)
+    )
+    apart = draw_orders([one, two], 4, orders, 7, width=80)
+    joined = autotts_jax.concatenate([one, two])
+    np.testing.assert_array_equal(draw_orders([joined], 4, orders, 7, width=80), apart)
+    np.testing.assert_array_equal(draw_orders([joined], 4, orders, 7, 1, 3, width=80), apart[1:3])
+    np.testing.assert_array_equal(draw_orders([joined], 4, orders, 7, width=8), apart[..., :8])
+    assert len(np.unique(apart[2:], axis=0)) == 2 or orders == "published"

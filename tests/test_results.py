@@ -255,7 +255,7 @@ def test_earlier_results_are_replaced_as_one(
 
     with monkeypatch.context() as patch:
         patch.setattr("autotts_jax.results._write_parquet", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(InputError, match="No space left"):
             other.write(folder, per_question=True)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     other.write(folder, per_question=True)

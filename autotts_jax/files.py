@@ -43,9 +43,10 @@ def write_together(directory: Path, files: Mapping[str, Content]) -> list[Path]:
             with explained(directory / name):
                 if (directory / name).is_dir():
                     raise InputError(f"{directory / name}: a directory. Move it away, or choose another name.")
-                for parent in (directory, Path(scratch)):
-                    (parent / name).parent.mkdir(exist_ok=True)
+                Path(scratch, name).parent.mkdir(exist_ok=True)
                 _write(Path(scratch, name), content)
+        for name in files:
+            (directory / name).parent.mkdir(exist_ok=True)
         return [Path(scratch, name).replace(directory / name) for name in files]
 
 

@@ -507,11 +507,19 @@ def open_trajectories(path: str | os.PathLike[str]) -> list[Trajectories]:
 
 
 def unpack(dataset: Dataset) -> list[Trajectories]:
-    """The trajectories of each part: what `pack` was given, without the recording settings."""
+    """The trajectories of each part: what `pack` was given, without the recording settings.
+
+    Features, models and prices are left out: trajectories have none.
+
+    Raises:
+      InputError: if branches of a question differ in Δ.
+    """
     store = dataset.store
     questions = []
     for q in range(len(dataset)):
         names, n = dataset.choices[q], int(store.branches[q])
+        if (store.delta[q, :n] != store.delta[q, 0]).any():
+            raise InputError(f"question {q}, field delta: branches differ in it; as trajectories they cannot.")
         branches = []
         for row, intervals, tokens in zip(
             store.answers[q, :n], store.intervals[q, :n], store.tokens[q, :n], strict=True

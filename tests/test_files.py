@@ -31,16 +31,19 @@ def contents(directory: Path) -> dict[str, str]:
 def test_files_are_written_together(tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("kept")
     (tmp_path / "a").write_text("old")
-    made = write_together(tmp_path, {"a": "new", "b": lambda path: path.write_bytes(b"bytes")})
-    assert made == [tmp_path / "a", tmp_path / "b"]
-    assert contents(tmp_path) == {"kept": "kept", "a": "new", "b": "bytes"}
+    made = write_together(tmp_path, {"folder/b": lambda path: path.write_bytes(b"bytes"), "a": "new"})
+    assert made == [tmp_path / "folder" / "b", tmp_path / "a"]
+    assert contents(tmp_path / "folder") == {"b": "bytes"}
+    (tmp_path / "folder" / "b").unlink()
+    (tmp_path / "folder").rmdir()
+    assert contents(tmp_path) == {"kept": "kept", "a": "new"}
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EFBIG])
 def test_a_failed_write_changes_nothing(tmp_path: Path, number: int) -> None:
     (tmp_path / "a").write_text("old")
     with pytest.raises(InputError) as error:
-        write_together(tmp_path, {"a": "new", "b": raising(number), "c": "new"})
+        write_together(tmp_path, {"a": "new", "folder/c": "new", "b": raising(number)})
     said = f"{tmp_path / 'b'}: cannot be written to ({os.strerror(number)}). Make room, or choose another place."
     assert str(error.value) == said
     with pytest.raises(InputError, match="cannot be written to"):

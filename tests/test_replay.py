@@ -225,6 +225,11 @@ def test_strings_that_do_not_fit(tmp_path: Path, fields: dict[str, object], said
         autotts_jax.save(dataclasses.replace(dataset(), **fields), tmp_path / "store")
 
 
+def test_trajectories_have_one_delta() -> None:
+    with pytest.raises(InputError, match="question 1, field delta: branches differ"):
+        autotts_jax.replay.unpack(changed(dataset(), "delta", (1, 2), 7))
+
+
 def test_only_stores_are_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "all.tex").touch()

@@ -546,7 +546,9 @@ def observe(world: World, episode: Episode, state: State) -> Observation:
         features = jnp.where((seen > 0)[:, None], _take(flat, latest), 0)
     run = jnp.where(is_open, _take(world.runs, latest), 0) if world.probe_everything else state.run
     answered = state.answer >= 0
-    unparsable = _take(jnp.asarray(store.unparsable)[episode.question], jnp.maximum(state.answer, 0))
+    unparsable = jnp.asarray(store.unparsable)
+    first_id = episode.question * unparsable.shape[-1]
+    unparsable = _take(unparsable.reshape(-1), first_id + jnp.maximum(state.answer, 0))
     return Observation(
         round=state.round,
         opened=state.opened,

@@ -8,8 +8,9 @@ on disk with Orbax.
 from __future__ import annotations
 
 import dataclasses
+import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex, TypeAlias
 
@@ -43,7 +44,8 @@ AnyArray: TypeAlias = Array | np.ndarray
 class ReplayStore:
     """Recorded branches of Q questions, padded to N branches and D intervals; a pytree of arrays.
 
-    Answer ids are per question and shuffled, so that an id says nothing about correctness or frequency.
+    Answer ids are per question and drawn at random (see `pack`), so that an id says nothing about correctness,
+    frequency, or how many answers the question has.
     A field's ``pad`` fills the space beyond a question's branches, a branch's intervals, or the last question. When
     stores are joined, those without an optional field are filled up with its ``pad``; features must be the same in
     all of them.
@@ -111,37 +113,47 @@ class Dataset:
       parts: Name and number of questions of each part (one model on one benchmark), in order.
       texts: The texts of the questions.
       golds: Their gold answers.
-      choices: Per question, the answer strings by id.
+      choices: Per question, the answer string behind each of its ids.
     """
 
     store: ReplayStore
     parts: tuple[tuple[str, int], ...]
     texts: tuple[str, ...]
     golds: tuple[str, ...]
-    choices: tuple[tuple[str, ...], ...]
+    choices: tuple[Mapping[int, str], ...]
 
     def __len__(self) -> int:
         """The number of questions."""
         return len(self.texts)
 
     def answer(self, question: int, answer_id: SupportsIndex) -> str | None:
-        """The string behind an answer id; None for NO_ANSWER."""
-        return self.choices[question][answer_id] if int(answer_id) >= 0 else None
+        """The string behind an answer id; None for NO_ANSWER, and for ids that stand for none of its answers."""
+        return self.choices[question].get(operator.index(answer_id))
+
+
+# Answers get ids below this number, or below the next power of two that suffices for the question with the most. Were
+# they numbered up to their own number, an id would tell how much a question's branches disagree; up to the most in
+# their file, it would tell files apart once they are joined. The public files, with up to 902 answers per question,
+# all share this range. It is also the width of `ReplayStore.unparsable`, a kilobyte per question.
+_IDS = 1024
 
 
 def pack(trajectories: Trajectories, *, seed: int = 0) -> Dataset:
     """Packs trajectories into arrays.
 
+    A question's answers get distinct ids, drawn uniformly from a range that does not depend on the question.
+
     Args:
       trajectories: Questions may differ in Δ and in their number of branches, branches in their depth.
-      seed: Seed of the shuffle that gives answers their ids.
+      seed: Seed of the ids.
 
     Raises:
       InputError: if a branch is so long that sums over an episode would overflow int32.
     """
     questions = trajectories.questions
     Q, N = len(questions), max(len(q.intervals) for q in questions)
-    D, A = max(q.answers.shape[1] for q in questions), max(len(q.choices) for q in questions)
+    D, most = max(q.answers.shape[1] for q in questions), max(len(q.choices) for q in questions)
+    A = max(_IDS, 1 << (most - 1).bit_length())
     answers = np.full((Q, N, D), -1, np.int16 if A < 2**15 else np.int32)
     intervals, tokens, delta = (np.zeros((Q, N), np.int32) for _ in range(3))
     gold, unparsable = np.full(Q, -1, np.int32), np.zeros((Q, A), bool)
@@ -154,16 +166,17 @@ def pack(trajectories: Trajectories, *, seed: int = 0) -> Dataset:
                 f"{trajectories.name}: question {index}: a branch of {question.intervals.max() - 1} probes at "
                 f"Δ = {question.delta} is {longest} tokens long; at most {MAX_TOKENS} can be summed exactly."
             )
-        ids = np.random.default_rng([seed, index]).permutation(len(question.choices))
+        # The name and the text make ids of equal questions in other files, or of other models, unrelated to these.
+        entropy = f"{trajectories.name} {question.text}".encode()
+        ids = np.random.default_rng([seed, index, *entropy]).choice(A, len(question.choices), replace=False)
         answers[index, :n, :d] = np.where(question.answers >= 0, ids[question.answers], -1)
         intervals[index, :n] = question.intervals
         tokens[index, :n] = question.tokens
         delta[index, :n] = question.delta
-        by_id = tuple(question.choices[i] for i in np.argsort(ids))
-        choices.append(by_id)
-        if question.gold in by_id:
-            gold[index] = by_id.index(question.gold)
-        unparsable[index, : len(by_id)] = [choice in trajectories.unparsable for choice in by_id]
+        choices.append(dict(zip(ids.tolist(), question.choices, strict=True)))
+        if question.gold in question.choices:
+            gold[index] = ids[question.choices.index(question.gold)]
+        unparsable[index, ids] = [choice in trajectories.unparsable for choice in question.choices]
     return Dataset(
         store=ReplayStore(
             answers=answers, intervals=intervals, tokens=tokens, delta=delta, gold=gold, unparsable=unparsable
@@ -254,7 +267,7 @@ def part(stores: Sequence[ReplayStore], start: int, stop: int, shape: Shape) -> 
 
 # --- on disk ---------------------------------------------------------------------------------------------------------
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 def save(dataset: Dataset, path: str | os.PathLike[str], *, force: bool = False) -> None:
@@ -322,7 +335,8 @@ def load(path: str | os.PathLike[str]) -> Dataset:
         parts=tuple((name, n) for name, n in metadata["parts"]),
         texts=tuple(metadata["texts"]),
         golds=tuple(metadata["golds"]),
-        choices=tuple(map(tuple, metadata["choices"])),
+        # JSON's keys are strings.
+        choices=tuple({int(answer_id): answer for answer_id, answer in some.items()} for some in metadata["choices"]),
     )
 
 

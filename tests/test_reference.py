@@ -33,7 +33,7 @@ from autotts_jax.rollout import Outcome
 from autotts_jax.trajectories import Question, Trajectories, read
 
 #: The shapes of every drawn store, and how many parameter vectors and branch orders go with it.
-Q, N, D, A = 8, 12, 10, 128
+Q, N, D, A = 8, 12, 10, 1024
 P, S = 3, 2
 RANDOM_ROUNDS = 8
 
@@ -122,7 +122,7 @@ class World(NamedTuple):
 
     store: ReplayStore
     orders: np.ndarray  # [Q, S, B]
-    choices: list[tuple[str, ...]]  # per question, by id
+    choices: list[Mapping[int, str]]  # per question, by id
     golds: list[str]
 
     def __repr__(self) -> str:
@@ -145,7 +145,7 @@ class World(NamedTuple):
         """The answer behind an id, which need not be one of the question's."""
         if answer == NO_ANSWER:
             return None
-        return self.choices[q][answer] if 0 <= answer < len(self.choices[q]) else f"id {answer}"
+        return self.choices[q].get(answer, f"id {answer}")
 
 
 def padded(dataset: Dataset) -> ReplayStore:
@@ -188,7 +188,7 @@ def worlds(draw: st.DrawFn, *, priced: bool = False, width: int = SLOTS) -> Worl
         orders[q, 0, : len(some)] = some
         orders[q, 1, :resampled] = rng.integers(0, traits.branches, resampled)
     missing = Q - len(drawn)
-    return World(store, orders, [*dataset.choices, *[()] * missing], [*dataset.golds, *[""] * missing])
+    return World(store, orders, [*dataset.choices, *[{}] * missing], [*dataset.golds, *[""] * missing])
 
 
 def budgets(world: World, cost: CostModel, share: float) -> int:

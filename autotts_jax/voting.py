@@ -169,7 +169,8 @@ def confidence(first: Int32[Array, ""], second: Int32[Array, ""]) -> Float32[Arr
     """
     table = confidence_table()
     lead = jnp.clip(first - second, 0, _LEADS)
-    found = jnp.asarray(table).at[second * (_LEADS + 1) + lead].get(mode="promise_in_bounds", wrap_negative_indices=False)
+    place = second * (_LEADS + 1) + lead
+    found = jnp.asarray(table).at[place].get(mode="promise_in_bounds", wrap_negative_indices=False)
     return jnp.where(first > 0, found, 0)
 
 

@@ -2,8 +2,8 @@
 
 A function is traced once for given shapes, by a thread of its own, whose Python frames lead to no store and no gold
 answer; the drivers replay the jaxpr that came out. So nothing in the function runs where data is at hand, and what it
-brought along lies open: `trace` refuses large constants, calls back into Python, values of another trace, and a library
-that is no longer the same.
+brought along lies open: `trace` refuses many constants, calls back into Python, values of another trace, and a
+function that changes the library.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from types import FunctionType
@@ -21,6 +22,9 @@ import jax
 import numpy as np
 from jax import Array
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
+from jax.extend.mlir import ir
+from jax.extend.mlir.dialects import stablehlo as stablehlo_dialect
+from jax.interpreters.mlir import make_ir_context
 from jaxtyping import PyTree
 
 from autotts_jax.errors import ContractError
@@ -29,8 +33,8 @@ from autotts_jax.voting import confidence_table
 __all__ = ["MAX_CONSTANTS", "Program", "trace"]
 
 #: How many numbers a function may bring along in arrays, and again how many different ones in its expressions: one for
-#: each slot of the widest episode, as for weights or thresholds by slot. What tells one recorded branch from another
-#: takes thousands. (It is a bound, not a proof: bits can be packed. Only held-out data shows what was learned by heart.)
+#: each slot of the widest episode, as for weights or thresholds by slot. To know recorded branches by heart takes
+#: thousands. (A bound, not a proof: bits can be packed. Only held-out data shows what a controller has learned.)
 MAX_CONSTANTS = 256
 
 # Primitives that leave the program; their effects, if they have any, are found by themselves.
@@ -73,7 +77,7 @@ class Program:
 
     @functools.cached_property
     def _run(self) -> Callable[..., Sequence[Array]]:
-        """From leaves to leaves. Rules for `jax.vmap` in the function are Python, so batching, too, is traced alone."""
+        """From leaves to leaves. Batching, which may run rules written in Python, is traced alone, too."""
 
         @jax.custom_batching.custom_vmap
         def run(*leaves: Array) -> list[Array]:
@@ -134,7 +138,8 @@ def _jaxpr_of(function: Callable[..., PyTree], args: Sequence[PyTree], settings:
     with contextlib.ExitStack() as stack:
         for name, value in zip(_SETTINGS, settings, strict=True):
             stack.enter_context(getattr(jax, name)(value))
-        return jax.make_jaxpr(function, return_shape=True)(*args)
+        # A new function each time: JAX keeps traces by function, and an earlier one may not have been made here.
+        return jax.make_jaxpr(lambda *args: function(*args), return_shape=True)(*args)
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -142,25 +147,33 @@ def _jaxpr_of(function: Callable[..., PyTree], args: Sequence[PyTree], settings:
 
 def _refuse_luggage(label: str, jaxpr: ClosedJaxpr) -> None:
     """Refuses calls back into Python, values of other traces, and too many constants."""
-    arrays, numbers = {}, set()
+    arrays: dict[int, Any] = {}
+    in_arrays = 0
+    numbers: set[str] = set()
+    outside: set[str] = set()
     for inner, constants in _inside(jaxpr.jaxpr, jaxpr.consts):
-        arrays.update({id(constant): constant for constant in constants if not _is_confidence_table(constant)})
+        arrays.update((id(constant), constant) for constant in constants)
         for equation in inner.eqns:
             name = equation.primitive.name
             if name in _OUTSIDE or equation.effects:
-                raise ContractError(
-                    f"{label} calls back into Python or has another side effect ({name}). Use jax.numpy and jax.lax "
-                    "only; `autotts trace` shows what happens in a round."
-                )
-            for value in equation.invars:
-                if isinstance(value, Literal):
-                    numbers.add((str(value.aval), repr(value.val)))
+                outside.add(name)
+            if name == "call_exported":
+                exported = _luggage_of(equation.params["exported"].mlir_module_serialized)
+                in_arrays += exported.in_arrays
+                numbers |= exported.numbers
+                outside |= exported.outside
+            numbers |= {f"{value.aval} {value.val!r}" for value in equation.invars if isinstance(value, Literal)}
+    if outside:
+        raise ContractError(
+            f"{label} calls back into Python or has another side effect ({', '.join(sorted(outside))}). Use jax.numpy "
+            "and jax.lax only; `autotts trace` shows what happens in each round."
+        )
     if any(isinstance(array, jax.core.Tracer) for array in arrays.values()):
         raise ContractError(
             f"{label} closes over a value that another function is being traced with. Make it a parameter: `evaluate` "
             "takes any parameters, traced ones included."
         )
-    in_arrays = sum(int(np.size(array)) for array in arrays.values())
+    in_arrays += sum(int(np.size(array)) for array in arrays.values() if not _is_confidence_table(array))
     for count, what in ((in_arrays, "numbers in arrays"), (len(numbers), "different numbers in its expressions")):
         if count > MAX_CONSTANTS:
             raise ContractError(
@@ -187,7 +200,40 @@ def _is_jaxpr(value: Any) -> bool:
 def _is_confidence_table(array: Any) -> bool:
     """Whether a constant is the one that `voting.confidence` looks its values up in."""
     table = confidence_table()
-    return not isinstance(array, jax.core.Tracer) and np.size(array) == table.size and np.array_equal(array, table)
+    return np.size(array) == table.size and np.array_equal(array, table)
+
+
+class _Luggage(NamedTuple):
+    """What an exported program brings along."""
+
+    in_arrays: int
+    numbers: frozenset[str]
+    outside: frozenset[str]
+
+
+@functools.lru_cache(_KEPT)
+def _luggage_of(stablehlo: bytes) -> _Luggage:
+    sizes: list[int] = []
+    numbers: set[str] = set()
+    outside: set[str] = set()
+
+    def visit(operation: ir.Operation) -> ir.WalkResult:
+        if operation.name == "stablehlo.constant":
+            value = operation.attributes["value"]
+            if isinstance(value, ir.DenseElementsAttr) and value.is_splat:
+                numbers.add(str(value.get_splat_value()))
+            elif not (isinstance(value, ir.DenseFPElementsAttr) and _is_confidence_table(value)):
+                sizes.append(math.prod(ir.RankedTensorType(operation.results[0].type).shape))
+        elif operation.name == "stablehlo.custom_call":
+            target = ir.StringAttr(operation.attributes["call_target_name"]).value
+            if "callback" in target:
+                outside.add(target)
+        return ir.WalkResult.ADVANCE
+
+    with make_ir_context() as context:
+        module = stablehlo_dialect.deserialize_portable_artifact(context, stablehlo)
+        module.operation.walk(visit)
+    return _Luggage(sum(sizes), frozenset(numbers), frozenset(outside))
 
 
 class _Snapshot(NamedTuple):
@@ -205,16 +251,22 @@ _INSIDES = ("__code__", "__defaults__", "__kwdefaults__")
 
 def _library() -> list[_Snapshot]:
     """All that the modules and classes of this library name, and JAX's public modules."""
-    ours = [(name, m) for name, m in list(sys.modules.items()) if name.partition(".")[0] == "autotts_jax"]
-    for name, module in list(ours):
-        classes = [value for value in vars(module).values() if isinstance(value, type) and value.__module__ == name]
-        ours += [(f"{name}.{value.__name__}", value) for value in classes]
+    owners: dict[str, Any] = {"jax": jax, "jax.lax": jax.lax, "jax.numpy": jax.numpy}
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == "autotts_jax":
+            owners[name] = module
+            owners |= {f"{name}.{key}": x for key, x in vars(module).items() if _is_class_of(x, name)}
     snapshots = []
-    for name, owner in [*ours, ("jax", jax), ("jax.lax", jax.lax), ("jax.numpy", jax.numpy)]:
-        names = dict(vars(owner))
-        functions = [value for value in names.values() if isinstance(value, FunctionType)] if owner is not jax else []
-        snapshots.append(_Snapshot(name, owner, names, [(f, _insides(f)) for f in functions]))
+    for name, owner in owners.items():
+        # Python and pydantic keep notes of their own under such names.
+        names = {key: x for key, x in vars(owner).items() if key[:2] != "__" or isinstance(x, FunctionType)}
+        functions = [(x, _insides(x)) for x in names.values() if isinstance(x, FunctionType)]
+        snapshots.append(_Snapshot(name, owner, names, functions))
     return snapshots
+
+
+def _is_class_of(value: Any, module: str) -> bool:
+    return isinstance(value, type) and value.__module__ == module
 
 
 def _insides(function: FunctionType) -> tuple[Any, ...]:
@@ -226,7 +278,7 @@ def _refuse_other_library(label: str, before: list[_Snapshot]) -> None:
     changed = []
     for name, owner, names, functions in before:
         now = vars(owner)
-        for key in [key for key, value in names.items() if now.get(key, _library) is not value]:
+        for key in [key for key, value in names.items() if key not in now or now[key] is not value]:
             setattr(owner, key, names[key])
             changed.append(f"{name}.{key}")
         for function, insides in functions:

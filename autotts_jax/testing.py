@@ -70,8 +70,9 @@ def check_controller(controller: Controller, feature_names: tuple[str, ...] = ()
         raise ContractError(str(error)) from error
     if not controller.widths:
         _check_width(controller, feature_names)
-    store = _world(feature_names=feature_names)
+    _check_trace(controller, feature_names)
     params = _check_schedule(controller)
+    store = _world(feature_names=feature_names)
     traces: list[ReplayStore] = []
     larger = _larger_world(feature_names)
     padded = part([store], 0, len(larger.gold), joint_shape([store, larger]))
@@ -85,13 +86,12 @@ def check_controller(controller: Controller, feature_names: tuple[str, ...] = ()
     run = _replayer(controller, traces, rounds)
     outcome, rows = run(store, params)
     checks: dict[str, Callable[[], None]] = {
-        "tracing again gives the same program": lambda: _check_trace(controller, feature_names),
         "no NaN": lambda: _check_finite(controller, rows),
         "every episode ends": lambda: _check_end(controller, outcome, rounds),
         "only revealed answers are given": lambda: _check_answers(controller, outcome, rows),
         "unpaid information changes nothing": lambda: _check_hidden(controller, store, params, outcome, rows, run),
-        "answer ids and gold answers change nothing": lambda: _check_disguised(controller, padded, driven, drive),
-        "nor do they in a larger world": lambda: _check_disguised(controller, larger, drive(larger), drive),
+        "answer ids and gold answers change nothing": lambda: _check_disguised(controller, padded, driven, drive, 2),
+        "nor do they in a larger world": lambda: _check_disguised(controller, larger, drive(larger), drive, 3),
         "no retracing over β": lambda: _check_retrace(controller, traces),
         "the end is final, padding changes nothing": lambda: _check_driver(controller, store, driven, outcome),
         "no more branches are opened than declared": lambda: _check_opens(controller, store, params, outcome),
@@ -99,8 +99,9 @@ def check_controller(controller: Controller, feature_names: tuple[str, ...] = ()
     }
     for check in checks.values():
         check()
-    traced = ("shapes and dtypes are fixed", "few constants and no callbacks", "schedule is finite and monotone in β")
-    return Report((*traced, *checks), _notes(outcome))
+    traced = ("shapes and dtypes are fixed", "constants are few, and nothing calls back into Python")
+    before = (*traced, "tracing again gives the same program", "schedule is finite and monotone in β")
+    return Report((*before, *checks), _notes(outcome))
 
 
 def check_replay(
@@ -114,7 +115,7 @@ def check_replay(
 ) -> tuple[str, ...]:
     """Checks on real data that a controller decides by what it is shown, not by what it knows about the data.
 
-    Every episode is replayed twice, the second time with other answer ids and other gold answers, drawn at random. A
+    Every episode is replayed three times, twice with other answer ids and other gold answers, drawn at random. A
     controller that remembers ids, or has found out gold answers, then decides otherwise. (One that knows branches by
     heart in other ways, as by their token counts, does not: compare it on data that it cannot have met.)
 
@@ -177,6 +178,7 @@ def _world(
     questions: int = 4,
     branches: int = 80,
     depth: int = 24,
+    delta: int = 100,
     seed: int = 0,
     feature_names: tuple[str, ...] = (),
 ) -> ReplayStore:
@@ -193,8 +195,8 @@ def _world(
     return ReplayStore(
         answers=np.where(step < intervals[..., None], answers, -1).astype(np.int16),
         intervals=intervals,
-        tokens=np.where(intervals > 0, (intervals - 1) * 100 + rng.integers(1, 250, (Q, N)), 0).astype(np.int32),
-        delta=np.where(intervals > 0, 100, 0).astype(np.int32),
+        tokens=np.where(intervals > 0, (intervals - 1) * delta + rng.integers(1, 250, (Q, N)), 0).astype(np.int32),
+        delta=np.where(intervals > 0, delta, 0).astype(np.int32),
         gold=np.zeros(Q, np.int32),
         unparsable=np.tile(np.arange(6) == 5, (Q, 1)),
         features=rng.normal(size=(Q, N, D, len(feature_names))).astype(np.float32) if feature_names else None,
@@ -204,9 +206,11 @@ def _world(
 
 def _larger_world(feature_names: tuple[str, ...]) -> ReplayStore:
     """A store that is larger in every way, with ids from a range larger than their number, as in packed data."""
-    store = _world(questions=6, branches=200, depth=40, seed=1, feature_names=feature_names)
+    store = _world(questions=6, branches=200, depth=40, delta=500, seed=1, feature_names=feature_names)
     unparsable = np.pad(store.unparsable, [(0, 0), (0, 250)])
-    return _disguised(dataclasses.replace(store, unparsable=unparsable), np.random.default_rng(1))[0]
+    store = dataclasses.replace(store, unparsable=unparsable)
+    rng = np.random.default_rng(1)
+    return _disguised(store, _other_ids(store, rng), rng)
 
 
 def _width(controller: Controller) -> int:
@@ -362,42 +366,51 @@ def _check_disguised(
     store: ReplayStore,
     outcome: Outcome,
     run: Callable[[ReplayStore], Outcome],
-    seed: int | None = 2,
+    seed: int | None,
 ) -> None:
-    """Compares a store's outcome ``[P, Q, S]`` with that of the same store in disguise."""
-    disguised, ids = _disguised(store, np.random.default_rng(seed))
-    found = run(disguised)
-    question = np.arange(len(ids))[:, None]
-    renamed = np.where(outcome.answer >= 0, ids[question, np.maximum(outcome.answer, 0)], outcome.answer)
-    for field in sorted({field.name for field in dataclasses.fields(Outcome)} - {"correct", "passed"}):
-        expected = renamed if field == "answer" else getattr(outcome, field)
-        places = np.argwhere(expected != getattr(found, field))
-        if len(places):
-            p, q, s = places[0]
-            raise ContractError(
-                f"{controller.name}: other answer ids and gold answers change {field} of {len(places)} episodes, "
-                f"as with parameters {p}, question {q}, shuffle {s}. Decide by which answers are equal, not by their "
-                "ids, and by nothing but what obs shows."
-            )
+    """Compares a store's outcome ``[P, Q, S]`` with those of the same store in two disguises.
+
+    In one of the two, any id that was below another is above it.
+    """
+    rng = np.random.default_rng(seed)
+    some = _other_ids(store, rng)
+    for ids in (some, some.max() - some):
+        found = run(_disguised(store, ids, rng))
+        question = np.arange(len(ids))[:, None]
+        renamed = np.where(outcome.answer >= 0, ids[question, np.maximum(outcome.answer, 0)], outcome.answer)
+        for field in sorted({field.name for field in dataclasses.fields(Outcome)} - {"correct", "passed"}):
+            expected = renamed if field == "answer" else getattr(outcome, field)
+            places = np.argwhere(expected != getattr(found, field))
+            if len(places):
+                p, q, s = places[0]
+                raise ContractError(
+                    f"{controller.name}: other answer ids and gold answers change {field} of {len(places)} episodes, "
+                    f"as with parameters {p}, question {q}, shuffle {s}. Decide by which answers are equal, not by "
+                    "their ids, and by nothing but what obs shows."
+                )
 
 
-def _disguised(store: ReplayStore, rng: np.random.Generator) -> tuple[ReplayStore, Int[np.ndarray, "Q A"]]:
-    """The store with other answer ids and gold answers; and the new id of each old one."""
+def _other_ids(store: ReplayStore, rng: np.random.Generator) -> Int[np.ndarray, "Q A"]:
+    """A new id for each old one, per question."""
+    Q, A = store.unparsable.shape
+    return rng.permuted(np.tile(np.arange(A), (Q, 1)), axis=1)
+
+
+def _disguised(store: ReplayStore, ids: Int[np.ndarray, "Q A"], rng: np.random.Generator) -> ReplayStore:
+    """The store with these answer ids, and other gold answers."""
     answers, intervals, unparsable = (np.asarray(a) for a in (store.answers, store.intervals, store.unparsable))
-    Q, A = unparsable.shape
-    ids = rng.permuted(np.tile(np.arange(A, dtype=answers.dtype), (Q, 1)), axis=1)
-    question = np.arange(Q)
+    question = np.arange(len(ids))
     renamed = np.where(answers >= 0, ids[question[:, None, None], np.maximum(answers, 0)], NO_ANSWER)
     branch = np.argmax(np.where(intervals > 0, rng.random(intervals.shape), -1), axis=1)
     hidden = np.empty_like(unparsable)
-    np.put_along_axis(hidden, ids.astype(np.int64), unparsable, axis=1)
+    np.put_along_axis(hidden, ids, unparsable, axis=1)
     return dataclasses.replace(
         store,
         answers=renamed.astype(answers.dtype),
         # The final answer of one of the question's branches.
         gold=renamed[question, branch, np.maximum(intervals[question, branch] - 1, 0)].astype(np.int32),
         unparsable=hidden,
-    ), ids
+    )
 
 
 def _check_opens(controller: Controller, store: ReplayStore, params: PyTree, outcome: Outcome) -> None:

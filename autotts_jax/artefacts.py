@@ -26,7 +26,7 @@ import pydantic
 from jax import Array
 from jaxtyping import PyTree
 
-from autotts_jax.controllers.base import Controller, check_shapes
+from autotts_jax.controllers.base import Controller, apply, check_shapes
 from autotts_jax.controllers.schedules import named_leaves
 from autotts_jax.environment import MAX_WIDTH, Action, Observation, act, example_observation
 from autotts_jax.errors import InputError
@@ -235,7 +235,8 @@ def _exported(controller: Controller, function: str, *args: PyTree) -> bytes:
     (lanes,) = jax.export.symbolic_shape("lanes")
 
     def batched(*leaves: Array) -> list[Array]:
-        return jax.tree.leaves(jax.vmap(getattr(controller, function))(*jax.tree.unflatten(tree, leaves)))
+        alone = functools.partial(apply, controller, function)
+        return jax.tree.leaves(jax.vmap(alone)(*jax.tree.unflatten(tree, leaves)))
 
     # Without arguments there would be nothing to infer the number of lanes from.
     shapes = [jax.ShapeDtypeStruct((lanes, *leaf.shape), leaf.dtype) for leaf in leaves]

@@ -15,9 +15,9 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Bool, Int, Int32, PyTree
 
 from autotts_jax import environment
-from autotts_jax.controllers.base import Controller
+from autotts_jax.controllers.base import Controller, apply
 from autotts_jax.controllers.schedules import named_leaves
-from autotts_jax.environment import MAX_WIDTH, Action, Episode, Rules, State, StopReason, World
+from autotts_jax.environment import MAX_WIDTH, NO_ANSWER, Action, Episode, Rules, State, StopReason, World
 from autotts_jax.errors import InputError
 from autotts_jax.replay import ReplayStore
 
@@ -50,7 +50,9 @@ class Outcome:
     Attributes:
       correct: Whether the answer is the gold answer.
       passed: Whether any branch read to its end gave the gold answer: pass@n, an upper bound.
-      answer: Id of the answer; NO_ANSWER if there was none.
+      answer: Id of the answer; NO_ANSWER if there was none, or none that the episode was shown.
+      unshown: Whether the controller gave an answer that the episode was never shown: one of no open branch, up to the
+        depth at which its newest answer was revealed. Such an answer counts as none.
       tokens: Tokens spent, by the cost model's accounting.
       sequential_tokens: Tokens on the critical path, see `environment.sequential_tokens`.
       cost: Total cost in the cost model's unit, probes included.
@@ -66,6 +68,7 @@ class Outcome:
     correct: Bool[Array, "P Q S"]
     passed: Bool[Array, "P Q S"]
     answer: Int32[Array, "P Q S"]
+    unshown: Bool[Array, "P Q S"]
     tokens: Int32[Array, "P Q S"]
     sequential_tokens: Int32[Array, "P Q S"]
     cost: Int32[Array, "P Q S"]
@@ -122,7 +125,7 @@ def record(
 def begin(controller: Controller, world: World, episode: Episode, params: PyTree) -> tuple[State, PyTree]:
     """An episode's initial state, and the controller's initial memory."""
     state = environment.init(world, episode)
-    return state, controller.init(params, environment.observe(world, episode, state))
+    return state, apply(controller, "init", params, environment.observe(world, episode, state))
 
 
 def play_round(
@@ -130,7 +133,7 @@ def play_round(
 ) -> tuple[State, PyTree, Action]:
     """One round of one episode, as in both drivers."""
     obs = environment.observe(world, episode, state)
-    memory, action = controller.step(params, memory, obs)
+    memory, action = apply(controller, "step", params, memory, obs)
     return environment.step(world, episode, state, action), memory, action
 
 
@@ -138,10 +141,13 @@ def _outcome(world: World, episode: Episode, state: State) -> Outcome:
     """The outcome of an episode that has ended."""
     gold = jnp.asarray(world.store.gold)[episode.question]
     read = (state.depth > 0) & (state.depth == episode.intervals)
+    unshown = _unshown(world, episode, state)
+    answer = jnp.where(unshown, NO_ANSWER, state.prediction)
     return Outcome(
-        correct=(state.prediction == gold) & (gold >= 0),
+        correct=(answer == gold) & (gold >= 0),
         passed=jnp.any(read & (state.answer == gold)) & (gold >= 0),
-        answer=state.prediction,
+        answer=answer,
+        unshown=unshown,
         tokens=environment.tokens(episode, state, world.rules),
         sequential_tokens=environment.sequential_tokens(episode, state, world.rules),
         cost=environment.cost(world, episode, state),
@@ -153,6 +159,49 @@ def _outcome(world: World, episode: Episode, state: State) -> Outcome:
         refused=state.refused,
         stop_reason=state.stop_reason,
     )
+
+
+def _unshown(world: World, episode: Episode, state: State) -> Bool[Array, ""]:
+    """Whether the prediction is an answer that the episode was never shown: see `Outcome`."""
+    shown = state.depth if state.revealed_at is None else state.revealed_at
+    given = state.prediction != NO_ANSWER
+    doubtful = given & ~jnp.any(state.answer == state.prediction)
+    answers = jnp.asarray(world.store.answers).reshape(-1)
+    return _never_shown(answers, episode.row, shown, state.prediction, doubtful)
+
+
+@jax.custom_batching.custom_vmap
+def _never_shown(
+    answers: Int[Array, " M"],
+    row: Int32[Array, "*L B"],
+    shown: Int32[Array, "*L B"],
+    prediction: Int32[Array, "*L"],
+    doubtful: Bool[Array, "*L"],
+) -> Bool[Array, "*L"]:
+    """Which of the doubtful predictions no slot has shown, up to its depth `shown`.
+
+    Nearly all predictions are some slot's newest answer, and not doubtful: a batch without any skips the search.
+    """
+
+    def search() -> Bool[Array, "*L"]:
+        def at_depth(depth: Int32[Array, ""], found: Bool[Array, "*L"]) -> Bool[Array, "*L"]:
+            there = _pick(answers, row + depth).astype(jnp.int32)
+            return found | jnp.any((depth < shown) & (there == prediction[..., None]), axis=-1)
+
+        deepest = jnp.max(jnp.where(doubtful[..., None], shown, 0))
+        return doubtful & ~jax.lax.fori_loop(0, deepest, at_depth, jnp.zeros_like(doubtful))
+
+    return jax.lax.cond(jnp.any(doubtful), search, lambda: doubtful)
+
+
+@_never_shown.def_vmap
+def _(size: int, batched: Any, answers: Array, *lanes: Array) -> tuple[Array, bool]:
+    """One decision for the whole batch: under a plain vmap every lane would search."""
+    row, *rest = (x if b else jnp.broadcast_to(x, (size, *x.shape)) for x, b in zip(lanes, batched[1:], strict=True))
+    if batched[0]:  # each lane with a store of its own
+        offset = jnp.arange(size, dtype=jnp.int32) * answers.shape[-1]
+        row += offset.reshape(size, *(1,) * (row.ndim - 1))
+    return _never_shown(answers.reshape(-1), row, *rest), True
 
 
 def evaluate(
@@ -308,7 +357,7 @@ def _share_out(
     results = results.transpose(3, 1, 2, 0).reshape(results.shape[-1], results.shape[1], -1)[..., : Q * S]
     fields = [field.name for field in dataclasses.fields(Outcome)]
     columns = dict(zip(fields, results.reshape(len(fields), -1, Q, S), strict=True))
-    flags = {name: columns[name] > 0 for name in ("correct", "passed")}
+    flags = {name: columns[name] > 0 for name in ("correct", "passed", "unshown")}
     return Outcome(**(columns | flags)), jnp.sum(ran, dtype=jnp.int32)
 
 

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import PyTree
+from jaxtyping import Int, PyTree
 
 from autotts_jax import environment
 from autotts_jax.artefacts import export_controller
 from autotts_jax.controllers.base import Controller, check_shapes
 from autotts_jax.controllers.schedules import named_leaves
-from autotts_jax.environment import MAX_WAITS, NO_ANSWER, Rules, StopReason, World
+from autotts_jax.controllers.tracing import trace
+from autotts_jax.environment import MAX_WAITS, NO_ANSWER, Rules, StopReason, World, example_observation
 from autotts_jax.errors import ContractError, InputError
 from autotts_jax.orders import published_orders
-from autotts_jax.replay import ReplayStore
-from autotts_jax.rollout import Outcome, Record, evaluate, record
+from autotts_jax.replay import Dataset, ReplayStore, joint_shape, part
+from autotts_jax.rollout import COMPILER_OPTIONS, Outcome, Record, evaluate, record
 
-__all__ = ["Report", "check_controller"]
+__all__ = ["Report", "check_controller", "check_replay"]
 
 _BETAS = np.linspace(0, 1, 101, dtype=np.float32)
 _FEW_BETAS = np.linspace(0, 1, 3, dtype=np.float32)
@@ -35,6 +36,7 @@ _WIDTH, _OTHER_WIDTH = 64, 24
 _QUICKLY = {"xla_backend_optimization_level": 0}
 
 _evaluate = jax.jit(evaluate, static_argnums=0, compiler_options=_QUICKLY)
+_evaluate_data = jax.jit(evaluate, static_argnums=0, compiler_options=COMPILER_OPTIONS)
 
 _Run = Callable[[ReplayStore, PyTree], tuple[Outcome, Record]]
 
@@ -53,7 +55,7 @@ class Report:
 
 
 def check_controller(controller: Controller, feature_names: tuple[str, ...] = ()) -> Report:
-    """Checks a controller against the contract, on a small random world.
+    """Checks a controller against the contract, on small random worlds; `check_replay` goes on, on real data.
 
     Args:
       controller: What to check.
@@ -68,19 +70,28 @@ def check_controller(controller: Controller, feature_names: tuple[str, ...] = ()
         raise ContractError(str(error)) from error
     if not controller.widths:
         _check_width(controller, feature_names)
-    store = _world(feature_names=feature_names)
+    _check_trace(controller, feature_names)
     params = _check_schedule(controller)
+    store = _world(feature_names=feature_names)
     traces: list[ReplayStore] = []
-    driven = _evaluate(controller, _padded(store), params, _orders(controller, _padded(store)))
+    larger = _larger_world(feature_names)
+    padded = part([store], 0, len(larger.gold), joint_shape([store, larger]))
+
+    def drive(store: ReplayStore) -> Outcome:
+        found: Outcome = jax.device_get(_evaluate(controller, store, params, _orders(controller, store)))
+        return found
+
+    driven = drive(padded)
     rounds = _enough_rounds(driven, store)
     run = _replayer(controller, traces, rounds)
     outcome, rows = run(store, params)
     checks: dict[str, Callable[[], None]] = {
-        "no array is closed over": lambda: _check_closure(controller),
         "no NaN": lambda: _check_finite(controller, rows),
         "every episode ends": lambda: _check_end(controller, outcome, rounds),
         "only revealed answers are given": lambda: _check_answers(controller, outcome, rows),
         "unpaid information changes nothing": lambda: _check_hidden(controller, store, params, outcome, rows, run),
+        "answer ids and gold answers change nothing": lambda: _check_disguised(controller, padded, driven, drive, 2),
+        "nor do they in a larger world": lambda: _check_disguised(controller, larger, drive(larger), drive, 3),
         "no retracing over β": lambda: _check_retrace(controller, traces),
         "the end is final, padding changes nothing": lambda: _check_driver(controller, store, driven, outcome),
         "no more branches are opened than declared": lambda: _check_opens(controller, store, params, outcome),
@@ -88,9 +99,61 @@ def check_controller(controller: Controller, feature_names: tuple[str, ...] = ()
     }
     for check in checks.values():
         check()
+    traced = ("shapes and dtypes are fixed", "constants are few, and nothing calls back into Python")
+    before = (*traced, "tracing again gives the same program", "schedule is finite and monotone in β")
+    return Report((*before, *checks), _notes(outcome))
+
+
+def check_replay(
+    controller: Controller,
+    data: Dataset | ReplayStore,
+    params: PyTree,
+    orders: Array | np.ndarray,
+    rules: Rules | None = None,
+    *,
+    seed: int | None = None,
+) -> tuple[str, ...]:
+    """Checks on real data that a controller decides by what it is shown, not by what it knows about the data.
+
+    Every episode is replayed three times, twice with other answer ids and other gold answers, drawn at random. A
+    controller that remembers ids, or has found out gold answers, then decides otherwise. (One that knows branches by
+    heart in other ways, as by their token counts, does not: compare it on data that it cannot have met.)
+
+    Args:
+      controller: What to check.
+      data: What to replay: a dataset, or a store as `evaluate` takes it.
+      params: Parameter vectors, with a leading axis P on every leaf.
+      orders: ``[Q, S, B]`` the branch orders.
+      rules: What actions cost; defaults to the published tables' accounting.
+      seed: Seed of the new ids and gold answers; by default one that nobody knows.
+
+    Returns:
+      Notes on what is allowed but wasteful or strange, as in `Report`.
+
+    Raises:
+      ContractError: naming the first episode that is decided otherwise.
+    """
+    store = data.store if isinstance(data, Dataset) else data
+
+    def run(store: ReplayStore) -> Outcome:
+        outcome: Outcome = jax.device_get(_evaluate_data(controller, store, params, orders, rules))
+        return outcome
+
+    outcome = run(store)
+    _check_disguised(controller, store, outcome, run, seed)
+    return _notes(outcome)
+
+
+def _notes(outcome: Outcome) -> tuple[str, ...]:
+    """What is allowed but wasteful or strange."""
     notes = []
     if refused := int(outcome.refused.sum()):
         notes.append(f"{refused} inadmissible actions were masked; check obs.active and obs.unopened first.")
+    if unshown := int(outcome.unshown.sum()):
+        notes.append(
+            f"{unshown} of {outcome.unshown.size} episodes were given answers that they had never been shown, which "
+            "count as none; answer an id from obs.answer."
+        )
     if idle := int(outcome.idle.sum()):
         notes.append(
             f"{idle} of {outcome.idle.size} episodes ended with a round that changed nothing, not with stop; `wait` "
@@ -98,7 +161,7 @@ def check_controller(controller: Controller, feature_names: tuple[str, ...] = ()
         )
     if not int(outcome.opened.sum()):
         notes.append("no branch was ever opened.")
-    return Report(("shapes and dtypes are fixed", "schedule is finite and monotone in β", *checks), tuple(notes))
+    return tuple(notes)
 
 
 def _check_width(controller: Controller, feature_names: tuple[str, ...]) -> None:
@@ -115,6 +178,7 @@ def _world(
     questions: int = 4,
     branches: int = 80,
     depth: int = 24,
+    delta: int = 100,
     seed: int = 0,
     feature_names: tuple[str, ...] = (),
 ) -> ReplayStore:
@@ -131,13 +195,22 @@ def _world(
     return ReplayStore(
         answers=np.where(step < intervals[..., None], answers, -1).astype(np.int16),
         intervals=intervals,
-        tokens=np.where(intervals > 0, (intervals - 1) * 100 + rng.integers(1, 250, (Q, N)), 0).astype(np.int32),
-        delta=np.where(intervals > 0, 100, 0).astype(np.int32),
+        tokens=np.where(intervals > 0, (intervals - 1) * delta + rng.integers(1, 250, (Q, N)), 0).astype(np.int32),
+        delta=np.where(intervals > 0, delta, 0).astype(np.int32),
         gold=np.zeros(Q, np.int32),
         unparsable=np.tile(np.arange(6) == 5, (Q, 1)),
         features=rng.normal(size=(Q, N, D, len(feature_names))).astype(np.float32) if feature_names else None,
         feature_names=feature_names,
     )
+
+
+def _larger_world(feature_names: tuple[str, ...]) -> ReplayStore:
+    """A store that is larger in every way, with ids from a range larger than their number, as in packed data."""
+    store = _world(questions=6, branches=200, depth=40, delta=500, seed=1, feature_names=feature_names)
+    unparsable = np.pad(store.unparsable, [(0, 0), (0, 250)])
+    store = dataclasses.replace(store, unparsable=unparsable)
+    rng = np.random.default_rng(1)
+    return _disguised(store, _other_ids(store, rng), rng)
 
 
 def _width(controller: Controller) -> int:
@@ -200,19 +273,21 @@ def _check_schedule(controller: Controller) -> PyTree:
     return jax.vmap(controller.schedule)(jnp.asarray(_FEW_BETAS))
 
 
-def _check_closure(controller: Controller) -> None:
-    for part in ("schedule", "init", "step"):
-        function = getattr(controller, part)
-        for name, cell in zip(
-            getattr(getattr(function, "__code__", None), "co_freevars", ()),
-            getattr(function, "__closure__", None) or (),
-            strict=True,
-        ):
-            if isinstance(cell.cell_contents, jax.Array | np.ndarray):
-                raise ContractError(
-                    f"{controller.name}.{part} closes over the array {name}. Put it into params or memory, or "
-                    "create it inside the function."
-                )
+def _check_trace(controller: Controller, feature_names: tuple[str, ...]) -> None:
+    """Traces the functions once more: those that depend on their arguments only become the same programs."""
+    obs = example_observation(_width(controller), feature_names)
+    params = jax.eval_shape(controller.schedule, jax.ShapeDtypeStruct((), jnp.float32))
+    memory = trace(f"{controller.name}.init", controller.init, params, obs).out
+    for name, args in {"init": (params, obs), "step": (params, memory, obs)}.items():
+        label, function = f"{controller.name}.{name}", getattr(controller, name)
+        # Under another label, or the program would be found.
+        first, again = (trace(name, function, *args) for name in (label, f"{label}, traced again,"))
+        texts = {re.sub("0x[0-9a-f]+", "", str(program.jaxpr)) for program in (first, again)}  # without addresses
+        if len(texts) > 1:
+            raise ContractError(
+                f"{label} becomes another program when it is traced again. Let the functions depend on their "
+                "arguments only."
+            )
 
 
 def _check_retrace(controller: Controller, traces: list[ReplayStore]) -> None:
@@ -238,28 +313,17 @@ def _check_end(controller: Controller, outcome: Outcome, rounds: int) -> None:
 
 def _check_answers(controller: Controller, outcome: Outcome, rows: Record) -> None:
     """Ids carry no information, so an answer that no branch showed can only be a guess."""
-    shown = np.any(rows.state.answer == outcome.answer[..., None, None], axis=(-1, -2))
-    if np.any(~shown & (outcome.answer != NO_ANSWER)):
-        wrong = outcome.answer[~shown & (outcome.answer != NO_ANSWER)][0]
+    if np.any(outcome.unshown):
+        wrong = rows.state.prediction[..., -1][outcome.unshown][0]
         raise ContractError(
             f"{controller.name}.step answers id {wrong}, which no branch has shown. Answer an id from obs.answer, or "
             "NO_ANSWER."
         )
 
 
-def _padded(store: ReplayStore) -> ReplayStore:
-    grown = {"answers": (2, 3, 5), "features": (2, 3, 5, 0), "gold": (2,), "unparsable": (2, 1)}
-    pads = {field.name: field.metadata["pad"] for field in dataclasses.fields(store) if "pad" in field.metadata}
-    arrays: dict[str, Any] = {
-        name: np.pad(array, [(0, n) for n in grown.get(name, (2, 3))], constant_values=pads[name])
-        for name, array in store.arrays().items()
-    }
-    return dataclasses.replace(store, **arrays)
-
-
 def _check_driver(controller: Controller, store: ReplayStore, driven: Outcome, outcome: Outcome) -> None:
     """Compares `evaluate` on a padded store with `record`, which continues long after an episode's end."""
-    found = jax.tree.map(lambda leaf: np.asarray(leaf)[:, : len(store.gold), 0], driven)
+    found = jax.tree.map(lambda leaf: leaf[:, : len(store.gold), 0], driven)
     _same(controller, outcome, found, "padding the store, or continuing after the end,")
 
 
@@ -295,6 +359,58 @@ def _check_hidden(
         perturbed = dataclasses.replace(store, answers=answers, intervals=intervals, tokens=tokens, features=features)
         found, _ = run(perturbed, params)
         _same(controller, _row(outcome, p), _row(found, p), "changing what no action has revealed")
+
+
+def _check_disguised(
+    controller: Controller,
+    store: ReplayStore,
+    outcome: Outcome,
+    run: Callable[[ReplayStore], Outcome],
+    seed: int | None,
+) -> None:
+    """Compares a store's outcome ``[P, Q, S]`` with those of the same store in two disguises.
+
+    In one of the two, any id that was below another is above it.
+    """
+    rng = np.random.default_rng(seed)
+    some = _other_ids(store, rng)
+    for ids in (some, some.max() - some):
+        found = run(_disguised(store, ids, rng))
+        question = np.arange(len(ids))[:, None]
+        renamed = np.where(outcome.answer >= 0, ids[question, np.maximum(outcome.answer, 0)], outcome.answer)
+        for field in sorted({field.name for field in dataclasses.fields(Outcome)} - {"correct", "passed"}):
+            expected = renamed if field == "answer" else getattr(outcome, field)
+            places = np.argwhere(expected != getattr(found, field))
+            if len(places):
+                p, q, s = places[0]
+                raise ContractError(
+                    f"{controller.name}: other answer ids and gold answers change {field} of {len(places)} episodes, "
+                    f"as with parameters {p}, question {q}, shuffle {s}. Decide by which answers are equal, not by "
+                    "their ids, and by nothing but what obs shows."
+                )
+
+
+def _other_ids(store: ReplayStore, rng: np.random.Generator) -> Int[np.ndarray, "Q A"]:
+    """A new id for each old one, per question."""
+    Q, A = store.unparsable.shape
+    return rng.permuted(np.tile(np.arange(A), (Q, 1)), axis=1)
+
+
+def _disguised(store: ReplayStore, ids: Int[np.ndarray, "Q A"], rng: np.random.Generator) -> ReplayStore:
+    """The store with these answer ids, and other gold answers."""
+    answers, intervals, unparsable = (np.asarray(a) for a in (store.answers, store.intervals, store.unparsable))
+    question = np.arange(len(ids))
+    renamed = np.where(answers >= 0, ids[question[:, None, None], np.maximum(answers, 0)], NO_ANSWER)
+    branch = np.argmax(np.where(intervals > 0, rng.random(intervals.shape), -1), axis=1)
+    hidden = np.empty_like(unparsable)
+    np.put_along_axis(hidden, ids, unparsable, axis=1)
+    return dataclasses.replace(
+        store,
+        answers=renamed.astype(answers.dtype),
+        # The final answer of one of the question's branches.
+        gold=renamed[question, branch, np.maximum(intervals[question, branch] - 1, 0)].astype(np.int32),
+        unparsable=hidden,
+    )
 
 
 def _check_opens(controller: Controller, store: ReplayStore, params: PyTree, outcome: Outcome) -> None:

@@ -38,6 +38,9 @@ _NO_BALLOT = -2
 # Slots counted at a time.
 _BLOCK = 16
 
+# Leads beyond this make any leader certain, in float32.
+_LEADS = 90
+
 
 class Tally(NamedTuple):
     """The two most frequent answers and their counts."""
@@ -164,27 +167,26 @@ def confidence(first: Int32[Array, ""], second: Int32[Array, ""]) -> Float32[Arr
       first: v1, the leader's votes; v1 + v2 is at most MAX_WIDTH.
       second: v2, the runner-up's votes, at most v1.
     """
-    table = _confidence_table()
-    lead = jnp.clip(first - second, 0, table.shape[1] - 1)
-    flat = jnp.asarray(table.reshape(-1))
-    found = flat.at[second * table.shape[1] + lead].get(mode="promise_in_bounds", wrap_negative_indices=False)
+    table = confidence_table()
+    lead = jnp.clip(first - second, 0, _LEADS)
+    place = second * (_LEADS + 1) + lead
+    found = jnp.asarray(table).at[place].get(mode="promise_in_bounds", wrap_negative_indices=False)
     return jnp.where(first > 0, found, 0)
 
 
 @functools.cache
-def _confidence_table() -> np.ndarray:
-    """``[v2, v1 − v2]`` in float32, up to a lead at which every entry is 1.
+def confidence_table() -> np.ndarray:
+    """The values of `confidence`: ``[v2, v1 − v2]``, flat, up to a lead at which every entry is 1.
 
     1 − I₀.₅(a + 1, b + 1) = P(Bin(a + b + 1, ½) > b), in integers until the final division.
     """
-    leads = 90
-    table = np.ones((MAX_WIDTH // 2 + 1, leads + 1), np.float32)
+    table = np.ones((MAX_WIDTH // 2 + 1, _LEADS + 1), np.float32)
     for b in range(MAX_WIDTH // 2 + 1):
-        for lead in range(min(leads, MAX_WIDTH - 2 * b) + 1):
+        for lead in range(min(_LEADS, MAX_WIDTH - 2 * b) + 1):
             n = 2 * b + lead + 1
             table[b, lead] = (2**n - sum(math.comb(n, k) for k in range(b + 1))) / 2**n
     assert np.all(table[:, -1] == 1)
-    return table
+    return table.reshape(-1)
 
 
 # --- counting --------------------------------------------------------------------------------------------------------

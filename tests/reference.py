@@ -99,6 +99,11 @@ class Branch(NamedTuple):
     delta: int
     price: float = 1.0
 
+    @property
+    def answers(self) -> Sequence[str]:
+        """What each interval reveals."""
+        return (*self.probes, self.final)
+
 
 @dataclass
 class Slot:
@@ -231,6 +236,11 @@ class Episode:
         """The newest revealed answers of these slots."""
         answers = [self.slots[i].answer for i in slots]
         return [answer for answer in answers if answer is not None]
+
+    @property
+    def shown(self) -> set[str]:
+        """The answers of each open branch, up to the one revealed last."""
+        return {a for slot in self.slots.values() for a in slot.branch.answers[: slot.revealed_at]}
 
     def at_least(self, a: float, b: float) -> bool:
         """``a ≥ b``, taking note of how close a call that was."""
@@ -411,7 +421,7 @@ class Episode:
         self.changed = True
 
     def _reveal(self, slot: Slot) -> None:
-        answer = (*slot.branch.probes, slot.branch.final)[slot.depth - 1]
+        answer = slot.branch.answers[slot.depth - 1]
         slot.run = slot.run + 1 if answer == slot.answer else 1
         slot.answer = answer
         slot.revealed_at = slot.depth
@@ -595,6 +605,7 @@ class Outcome(NamedTuple):
     correct: bool
     passed: bool
     answer: str | None
+    unshown: bool
     tokens: int
     sequential_tokens: int
     cost: int
@@ -609,10 +620,13 @@ class Outcome(NamedTuple):
 
 def outcome(episode: Episode, gold: str) -> Outcome:
     """The outcome of an episode that has ended."""
+    unshown = episode.prediction is not None and episode.prediction not in episode.shown
+    answer = None if unshown else episode.prediction
     return Outcome(
-        correct=episode.prediction == gold,
+        correct=answer == gold,
         passed=any(slot.branch.final == gold for slot in episode.slots.values() if slot.finished),
-        answer=episode.prediction,
+        answer=answer,
+        unshown=unshown,
         tokens=episode.tokens,
         sequential_tokens=episode.sequential_tokens,
         cost=episode.cost,

@@ -415,8 +415,11 @@ MIXES = st.builds(
 )
 
 
-def random_action(mix: Mix, obs: Observation) -> Action:
-    """The action of a round, admissible or not; a hash stands in for the dice. Round 7 answers at the latest."""
+def random_round(mix: Mix, first: jax.Array, obs: Observation) -> tuple[jax.Array, Action]:
+    """The action of a round, admissible or not; a hash stands in for the dice. Round 7 answers at the latest.
+
+    It remembers the first answer that each slot showed, and gives that, the newest, one that it made up, or none.
+    """
 
     width, round_ = obs.width, obs.round
 
@@ -436,15 +439,18 @@ def random_action(mix: Mix, obs: Observation) -> Action:
     slots = jnp.arange(width, dtype=jnp.int32)
     shown = busy & (slots < jnp.asarray([4, 16, width], jnp.int32)[one_die(1, 3)])
     counts = jnp.asarray([-(2**31), 1, 1, 1, 2, 3, READ_TO_END], jnp.int32)
-    first = (round_ == 0) & (slots < 2)  # most episodes would end at once without
-    return Action(
+    needed = (round_ == 0) & (slots < 2)  # most episodes would end at once without
+    first = jnp.where(first == NO_ANSWER, obs.answer, first)
+    slot = one_die(10, min(4, width))
+    answers = jnp.stack([first[slot], first[slot], obs.answer[slot], one_die(8, 7), jnp.int32(NO_ANSWER)])
+    return first, Action(
         prune=shown & (dice(2) < mix.prune),
-        open=first | (shown & (dice(3) < mix.open)),
+        open=needed | (shown & (dice(3) < mix.open)),
         continue_=jnp.where(shown & (dice(4) < mix.continue_), counts[dice(5, 7)], 0),
         probe=shown & (dice(6) < mix.probe),
         wait=one_die(9) < mix.wait,
         stop=(round_ >= RANDOM_ROUNDS - 1) | (one_die(7) < mix.stop),
-        answer=one_die(8, 7) - 1,
+        answer=answers[one_die(11, 5)],
     )
 
 
@@ -452,8 +458,8 @@ RANDOM = {
     probe_everything: Controller(
         name="random",
         schedule=lambda beta: Mix(*[jnp.zeros((), jnp.int32)] * len(Mix._fields)),
-        init=lambda params, obs: (),
-        step=lambda params, memory, obs: (memory, random_action(params, obs)),
+        init=lambda params, obs: obs.answer,
+        step=random_round,
         probe_everything=probe_everything,
     )
     for probe_everything in (False, True)
@@ -469,12 +475,16 @@ def _observations(
         world = environment.World.of(store, rules, probe_everything=controller.probe_everything)
         episode = environment.deal(store, q, order)
 
-        def one_round(state: environment.State, _: None) -> tuple[environment.State, tuple[Observation, Action]]:
+        def one_round(
+            carry: tuple[environment.State, jax.Array], _: None
+        ) -> tuple[tuple[environment.State, jax.Array], tuple[Observation, Action]]:
+            state, memory = carry
             obs = environment.observe(world, episode, state)
-            _, action = controller.step(params, (), obs)
-            return environment.step(world, episode, state, action), (obs, action)
+            memory, action = controller.step(params, memory, obs)
+            return (environment.step(world, episode, state, action), memory), (obs, action)
 
-        return jax.lax.scan(one_round, environment.init(world, episode), length=RANDOM_ROUNDS)[1]
+        start = environment.init(world, episode)
+        return jax.lax.scan(one_round, (start, start.answer), length=RANDOM_ROUNDS)[1]
 
     over_orders = jax.vmap(one, (None, None, 0))
     over_questions = jax.vmap(over_orders, (None, 0, 0))

@@ -13,10 +13,11 @@ from jax import Array
 from jaxtyping import Bool, Float32, Int32, PyTree
 
 from autotts_jax.controllers.schedules import Schedule, named_leaves
+from autotts_jax.controllers.tracing import Program, trace
 from autotts_jax.environment import Action, Observation, act, example_observation
-from autotts_jax.errors import InputError
+from autotts_jax.errors import ContractError, InputError
 
-__all__ = ["Controller", "check_schedule", "check_shapes", "spare_last"]
+__all__ = ["Controller", "apply", "check_schedule", "check_shapes", "spare_last"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +25,9 @@ class Controller:
     """A policy with one knob β, written for one episode over B branch slots; the library batches it.
 
     The functions must be pure and traceable by JAX, take and return fixed shapes and dtypes (int32, float32,
-    bool), and take every shape from their arguments: B is ``obs.width``, from 1 to 256. `init` and `step` must not
-    close over arrays. `autotts_jax.check_controller` checks the contract.
+    bool), and take every shape from their arguments: B is ``obs.width``, from 1 to 256. They are traced alone, once
+    for given shapes, and may bring along few constants (see `tracing`). `autotts_jax.check_controller` checks the
+    contract.
 
     Attributes:
       name: As it appears in tables.
@@ -107,8 +109,8 @@ def check_shapes(controller: Controller, width: int = 64, feature_names: tuple[s
     """
     params = check_schedule(controller)
     obs = example_observation(width, feature_names)
-    memory = _traced(controller, "init", params, obs)
-    result = _traced(controller, "step", params, memory, obs)
+    memory = _traced(controller, "init", params, obs).out
+    result = _traced(controller, "step", params, memory, obs).out
     if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Action):
         raise InputError(
             f"{controller.name}.step does not return (memory, Action). Build the Action with act(obs, …)."
@@ -124,7 +126,7 @@ def check_schedule(controller: Controller) -> PyTree:
     Raises:
       InputError: naming the parameter, what is wrong with it, and what to change.
     """
-    params = _traced(controller, "schedule", jax.ShapeDtypeStruct((), jnp.float32))
+    params = _traced(controller, "schedule", jax.ShapeDtypeStruct((), jnp.float32)).out
     if not jax.tree.leaves(params):
         raise InputError(f"{controller.name}.schedule returns no parameters. Return a NamedTuple of arrays.")
     for name, leaf in named_leaves(params).items():
@@ -141,10 +143,21 @@ def check_schedule(controller: Controller) -> PyTree:
     return params
 
 
-def _traced(controller: Controller, function: str, *args: PyTree) -> PyTree:
-    """The shapes that a controller's function returns; an error in it becomes one line that names the place."""
+def apply(controller: Controller, function: str, *args: PyTree) -> PyTree:
+    """What ``controller.function(*args)`` returns, computed by its program: see `tracing`.
+
+    Raises:
+      InputError: naming the function, the line, what it does wrong, and what to change.
+    """
+    return _traced(controller, function, *args)(*args)
+
+
+def _traced(controller: Controller, function: str, *args: PyTree) -> Program:
+    """A controller's function, traced alone; an error in it becomes one line that names the place."""
     try:
-        return jax.eval_shape(getattr(controller, function), *args)
+        return trace(f"{controller.name}.{function}", getattr(controller, function), *args)
+    except ContractError:
+        raise
     except Exception as error:
         code = getattr(getattr(controller, function), "__code__", None)
         if function == "init" and isinstance(error, TypeError) and code is not None and code.co_argcount == 1:

@@ -443,7 +443,7 @@ def test_traced_once(data: Dataset, orders: np.ndarray) -> None:
     for _ in range(2):
         replayed(counted, data, orders)
     traces.trace(data, rows_of(Setting(counted), [0])[0], orders, 0, 0)
-    assert calls == [8, 64]  # Setting looks at 64 slots
+    assert calls == [8]
 
 
 def test_settings_of_the_caller_hold() -> None:

@@ -194,8 +194,6 @@ def check_orders(store: ReplayStore, orders: AnyArray) -> None:
     Raises:
       InputError: naming the first order that is none.
     """
-    if not isinstance(orders, Array):
-        orders = np.asarray(orders)
     Q = len(store.gold)
     if orders.ndim != 3 or orders.shape[0] != Q or 0 in orders.shape or orders.shape[2] > MAX_WIDTH:
         raise InputError(

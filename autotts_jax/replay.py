@@ -100,7 +100,7 @@ class ReplayStore:
     def _size(self) -> str:
         # Transformed stores hold anything, with more axes or none.
         shape = " × ".join(map(str, np.shape(self.answers)))
-        size = sum(getattr(array, "nbytes", 0) for array in self.arrays().values())
+        size = sum(getattr(getattr(self, field.name), "nbytes", 0) for field in _FIELDS)
         return f"questions × branches × intervals: {shape}; {size / 2**20:.1f} MiB"
 
     def arrays(self) -> dict[str, AnyArray]:

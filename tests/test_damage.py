@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -218,3 +219,14 @@ def test_files_that_cannot_be_read(tmp_path: Path, suffix: str, monkeypatch: pyt
         assert said in found
         assert len(found.splitlines()) == 1
         monkeypatch.undo()
+
+
+def test_anothers_arrays_are_refused(tmp_path: Path) -> None:
+    """Whole and well written, but not what the metadata are of."""
+    for seed, name in enumerate(("one", "two")):
+        made = autotts_jax.synthetic_trajectories(questions=2, branches=4)
+        autotts_jax.save(autotts_jax.pack(made, seed=seed), tmp_path / name)
+    shutil.rmtree(tmp_path / "one" / "arrays")
+    shutil.copytree(tmp_path / "two" / "arrays", tmp_path / "one" / "arrays")
+    with pytest.raises(InputError, match="array answers is not the one that was written: damaged"):
+        autotts_jax.load(tmp_path / "one")

@@ -204,7 +204,8 @@ def check_orders(store: ReplayStore, orders: AnyArray) -> None:
         raise InputError(f"orders: {orders.dtype}; branches are signed integers, −1 for none. Convert them to int32.")
     if not all(_is_at_hand(array) for array in (orders, store.intervals)):
         return
-    dealt, branches = np.asarray(orders), np.asarray(store.branches)
+    # In NumPy, since inside a trace even arrays at hand would turn into traced ones.
+    dealt, branches = np.asarray(orders), (np.asarray(store.intervals) > 0).sum(axis=-1)
     right = ((dealt >= -1) & (dealt < branches[:, None, None])).all(axis=-1)
     right &= ((dealt[..., :-1] >= 0) | (dealt[..., 1:] < 0)).all(axis=-1)
     if not right.all():

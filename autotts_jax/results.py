@@ -48,6 +48,7 @@ FIELDS = (
     "pruned",
     "refused",
     "idle",
+    "unshown",
 )
 
 

@@ -17,8 +17,9 @@ from jaxtyping import Bool, Int, Int32, PyTree
 from autotts_jax import environment
 from autotts_jax.controllers.base import Controller, apply
 from autotts_jax.controllers.schedules import named_leaves
-from autotts_jax.environment import MAX_WIDTH, NO_ANSWER, Action, Episode, Rules, State, StopReason, World
-from autotts_jax.errors import InputError
+from autotts_jax.environment import NO_ANSWER, Action, Episode, Rules, State, StopReason, World
+from autotts_jax.errors import InputError, check_whole
+from autotts_jax.orders import check_orders
 from autotts_jax.replay import ReplayStore
 
 __all__ = ["COMPILER_OPTIONS", "LANES", "Outcome", "Record", "evaluate", "evaluate_and_count", "play_round", "record"]
@@ -261,8 +262,13 @@ def evaluate_and_count(
     The share of them in which an episode was running, ``outcome.rounds.sum() / ran``, is the lanes' occupancy.
     """
     rules = Rules() if rules is None else rules
+    environment.check_rules(rules)
+    check_orders(store, orders)
+    for name, number in (("lanes", lanes), ("rounds", rounds)):
+        if number is not None:
+            check_whole(name, number, 1, 2**20)
     store, params, orders, rules = jax.tree.map(jnp.asarray, (store, params, orders, rules))
-    _check_shapes(store, params, orders)
+    _check_params(params)
     if store.answers.size >= 2**31:
         raise InputError(
             f"store: {store.answers.size} answers, more than an int32 can index. Replay it in chunks of fewer "
@@ -275,20 +281,14 @@ def evaluate_and_count(
     return _joining_vmapped_params(functools.partial(_share_out, replay, devices))(store, params, orders, rules)
 
 
-def _check_shapes(store: ReplayStore, params: PyTree, orders: Int[Array, ...]) -> None:
-    Q = len(store.gold)
-    if orders.ndim != 3 or orders.shape[0] != Q or not 1 <= orders.shape[2] <= MAX_WIDTH:
-        raise InputError(
-            f"orders: shape {orders.shape}; it must be [Q, S, B], for this store [{Q}, S, 1 to {MAX_WIDTH}]. "
-            "Draw them from it with `published_orders`."
-        )
+def _check_params(params: PyTree) -> None:
     shapes = {name: leaf.shape for name, leaf in named_leaves(params).items()}
     P = next((shape[0] for shape in shapes.values() if shape), None)
     for name, shape in shapes.items():
-        if shape[:1] != (P,):
+        if shape[:1] != (P,) or P == 0:
             raise InputError(
                 f"params, leaf {name}: shape {shape}; it must be [P, …], with the leading axis P "
-                f"{'in every leaf' if P is None else f'= {P} as in the other leaves'}. Make them with "
+                f"{f'= {P} as in the other leaves' if P else 'in every leaf, at least 1'}. Make them with "
                 "jax.vmap(controller.schedule)(betas)."
             )
 

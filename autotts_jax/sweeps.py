@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int, Int64
+from jaxtyping import Int, Int64, PyTree
 
 from autotts_jax.artefacts import export_controller
 from autotts_jax.checkpoints import Checkpoint
@@ -30,6 +30,7 @@ from autotts_jax.replay import AnyArray, Dataset, bucket, concatenate, joint_sha
 from autotts_jax.results import FIELDS, Origin, Results
 from autotts_jax.rollout import COMPILER_OPTIONS, Outcome, evaluate
 from autotts_jax.settings import Row, Setting, check_pool, rows_of
+from autotts_jax.testing import check_replay
 from autotts_jax.trajectories import MAX_TOKENS
 
 __all__ = ["BETAS", "needed_orders", "replayed", "sweep", "width_of"]
@@ -60,6 +61,7 @@ def sweep(
     rules: Rules | None = None,
     chunk: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    strict: bool = False,
     command: Sequence[str] = (),
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Results:
@@ -81,6 +83,8 @@ def sweep(
       chunk: Questions per chunk; defaults to as many as fit well. The results do not depend on it.
       checkpoint: A directory for finished chunks. A sweep that was killed resumes from there when it is called again
         with the same arguments.
+      strict: Whether to replay everything twice more, with other answer ids and other gold answers, and to refuse
+        controllers that decide otherwise then: see `testing.check_replay`.
       command: The command behind this call, if any, for `Results.provenance`.
       progress: Called as ``progress(controller, episodes done, total episodes)`` before waiting for a controller's
         chunk, and at the end.
@@ -127,6 +131,8 @@ def sweep(
     for group in plan.groups:
         check_shapes(group.controller, group.width, features)
     _check_sums(plan)
+    if strict:
+        _check_strictly(plan, chunk or plan.chunk_size)
     with (
         contextlib.nullcontext()
         if checkpoint is None
@@ -139,7 +145,7 @@ def sweep(
         golds=[gold for dataset in datasets for gold in dataset.golds],
         sums=sums,
         shuffles=shuffles,
-        notes=(*said, *notes),
+        notes=(*said, *notes, *_unshown(plan.rows, sums["unshown"])),
         origin=Origin(
             settings=chosen,
             widths={setting.label: plan.widths(setting.controller) for setting in chosen},
@@ -269,6 +275,10 @@ class _Plan:
                     waiting = []
         return groups
 
+    def params(self, rows: Sequence[int]) -> PyTree:
+        """The parameter vectors of rows of one controller, with a leading axis."""
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(self.rows[index].params for index in rows))
+
     def widths(self, controller: Controller) -> tuple[int, ...]:
         """The numbers of slots that a controller is replayed with, here and when its episodes are recorded."""
         replayed = {group.width for group in self.groups if group.controller == controller}
@@ -369,6 +379,19 @@ def _run(
     return sums
 
 
+def _check_strictly(plan: _Plan, size: int) -> None:
+    """Refuses controllers that know answers which they were not shown, on this process's chunks."""
+    stores = [dataset.store for dataset in plan.datasets]
+    shape = joint_shape(stores, bucketed=True)
+    for number, start in enumerate(range(0, plan.questions, size)):
+        if number % jax.process_count() == jax.process_index():
+            stop = min(start + size, plan.questions)
+            orders = draw_orders(plan.datasets, plan.shuffles, plan.orders, plan.seed, start, stop, plan.width)
+            store = part(stores, start, stop, shape)
+            for controller, width, rows in plan.groups:
+                check_replay(controller, store, plan.params(rows), orders[..., :width], plan.rules)
+
+
 def _launch(plan: _Plan, size: int, kept: Checkpoint | None) -> Iterator[tuple[_Piece, Any]]:
     """The pieces of this process, each with its outcome in flight, or with its sums if they were kept."""
     stores = [dataset.store for dataset in plan.datasets]
@@ -388,8 +411,8 @@ def _launch(plan: _Plan, size: int, kept: Checkpoint | None) -> Iterator[tuple[_
                 stop = start + bucket(min(size, plan.questions))
                 orders = draw_orders(plan.datasets, plan.shuffles, plan.orders, plan.seed, start, stop, plan.width)
                 arrays = jax.device_put((part(stores, start, stop, shape), orders))
-            params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(plan.rows[index].params for index in rows))
-            yield piece, _evaluate(controller, arrays[0], params, arrays[1][..., :width], plan.rules, devices=devices)
+            orders = arrays[1][..., :width]
+            yield piece, _evaluate(controller, arrays[0], plan.params(rows), orders, plan.rules, devices=devices)
 
 
 def _summed(outcome: Outcome, questions: int) -> dict[str, Int64[np.ndarray, "P q"]]:
@@ -404,6 +427,16 @@ def _from_all_processes(sums: dict[str, Int64[np.ndarray, "R Q"]]) -> dict[str, 
     # As bytes, since JAX would convert them to int32.
     gathered = multihost_utils.process_allgather({field: values.view(np.uint8) for field, values in sums.items()})
     return {field: np.ascontiguousarray(values).view(np.int64).sum(axis=0) for field, values in gathered.items()}
+
+
+def _unshown(rows: Sequence[Row], sums: Int64[np.ndarray, "R Q"]) -> Iterator[str]:
+    """Notes on settings that gave answers from nowhere."""
+    counts: collections.Counter[str] = collections.Counter()
+    for row, count in zip(rows, sums.sum(axis=1).tolist(), strict=True):
+        counts[row.label] += count
+    for label, count in counts.items():
+        if count:
+            yield f"{label}: {count} answers were never shown to it, and count as none."
 
 
 # --- arguments -------------------------------------------------------------------------------------------------------

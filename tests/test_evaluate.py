@@ -184,7 +184,9 @@ def test_wrong_shapes_are_refused(store: ReplayStore, orders: jax.Array) -> None
     params = jax.vmap(CMC.schedule)(BETAS)
     wide = jnp.broadcast_to(orders[:, :, :1], (3, 2, 257))
     for wrong in (orders[:, :, :0], wide, orders[:2], orders[:, 0]):
-        said = f"orders: shape {wrong.shape}; it must be [Q, S, B], for this store [3, S, 1 to 256]."
+        said = (
+            f"orders: shape {wrong.shape}; it must be [Q, S, B], for this store [3, S, 1 to 256], Q and S at least 1."
+        )
         with pytest.raises(InputError, match=re.escape(said)):
             evaluate(CMC, store, params, wrong)
     for leaf in (jnp.int32(1), jnp.ones(3, jnp.int32)):

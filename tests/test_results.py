@@ -18,6 +18,7 @@ import pytest
 import autotts_jax
 from autotts_jax import (
     CONTROLLERS,
+    ContractError,
     Dataset,
     InputError,
     Question,
@@ -190,6 +191,49 @@ def test_features_reach_a_swept_controller() -> None:
     store = dataclasses.replace(data.store, features=features, feature_names=("entropy",))
     results = sweep(dataclasses.replace(data, store=store), reader, betas=[1], shuffles=1)
     assert results.artefacts["reader"].described.feature_names == ("entropy",)
+
+
+def test_answers_from_nowhere_are_noted_and_strictly_refused(data: Dataset) -> None:
+    gold = int(data.store.gold[0])
+
+    def step(params: Any, memory: Any, obs: Any) -> Any:
+        return memory, act(obs, branch=1, continue_=obs.active, stop=obs.round > 0, answer=gold)
+
+    knowing = dataclasses.replace(CONTROLLERS[SC], name="knowing", step=step, probe_everything=True)
+    orders = autotts_jax.published_orders(data.store, 2)
+    shown = [[gold in data.store.answers[q, orders[q, s, 0], :1] for s in range(2)] for q in range(2)]
+    results = sweep(data, knowing, betas=[1], shuffles=2)
+    assert results.sums["unshown"].sum() == 4 - np.sum(shown) > 0
+    assert f"knowing: {4 - np.sum(shown)} answers were never shown to it, and count as none." in results.notes
+    with pytest.raises(ContractError, match="knowing"):
+        sweep(data, knowing, betas=[1], shuffles=2, strict=True)
+    sweep(data, SC, betas=[1], shuffles=2, strict=True)
+
+
+def test_the_command_checks_controllers_from_files(run: Run, place: Path) -> None:
+    peeking = """
+from autotts_jax import CONTROLLERS, act
+import dataclasses, jax.numpy as jnp
+def step(params, memory, obs):
+    return memory, act(obs, branch=1, answer=7)
+BAD = dataclasses.replace(CONTROLLERS["self_consistency"], name="bad", step=step)
+"""
+    (place / "bad.py").write_text(peeking, encoding="utf-8")
+    line = (
+        "sweep",
+        "Model/bench.json",
+        "--controller",
+        "bad.py:BAD",
+        "--beta",
+        "1",
+        "--shuffles",
+        "1",
+        "--out",
+        "out",
+    )
+    assert "bad" in run(*line, code=2)
+    assert not (place / "out" / "sweep.json").exists()
+    run(*line, "--no-check")
 
 
 def test_a_copied_folder_needs_no_controllers_file(run: Run, place: Path) -> None:

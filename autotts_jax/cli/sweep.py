@@ -56,6 +56,10 @@ def sweep(
     full: Annotated[bool, typer.Option("--full", help="Print all βs.")] = False,
     form: Shown = Form.TABLE,
     quiet: Quiet = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Replay twice more under other answer ids; refuse other decisions.")
+    ] = False,
+    check: Annotated[bool, typer.Option(help="Check controllers from files against the contract first.")] = True,
     chunk: Annotated[int | None, typer.Option(min=1, help="Questions per chunk; defaults to what fits.")] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Directory for finished chunks; run the same command again to resume.")
@@ -76,8 +80,13 @@ def sweep(
         raise tts.InputError("--per-question: nowhere to write the second table. Add --out DIR.")
     with interruptible(_farewell(checkpoint)), bar("episodes") as shown:
         task = shown.add_task("reading", total=None)
+        datasets = opened(data)
+        for text, setting in zip(controller or (), settings or (), strict=True):
+            if check and ".py:" in text:
+                shown.update(task, description=f"checking {setting.label}")
+                tts.check_controller(setting.controller, datasets[0].store.feature_names)
         results = tts.sweep(
-            opened(data),
+            datasets,
             settings,
             betas=betas,
             shuffles=shuffles,
@@ -86,6 +95,7 @@ def sweep(
             rules=tts.Rules(cost=cost, probe_cost=probe_cost, budget=budget),
             chunk=chunk,
             checkpoint=checkpoint,
+            strict=strict,
             command=("autotts", *sys.argv[1:]),
             progress=lambda name, done, total: shown.update(task, description=name, completed=done, total=total),
         )

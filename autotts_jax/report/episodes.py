@@ -154,9 +154,9 @@ def _events(moment: tts.traces.Round) -> list[tuple[str, int, int, str | None]]:
     return found
 
 
-def _turns(trace: tts.traces.Trace) -> list[tuple[int, str]]:
-    """The rounds in which something changed, and what."""
-    turns: list[tuple[int, str]] = []
+def _turns(trace: tts.traces.Trace) -> list[tuple[int, str, bool]]:
+    """The rounds in which something changed, what, and whether it decides: not if one wrong answer follows another."""
+    turns: list[tuple[int, str, bool]] = []
     newest: dict[int | None, str] = {}
     leader: str | None = None
     for moment in trace.rounds:
@@ -164,21 +164,21 @@ def _turns(trace: tts.traces.Trace) -> list[tuple[int, str]]:
         if pruned:
             right = sum(newest.get(slot) == trace.gold for slot in pruned)
             of_them = f", {right} of them right" if right else ""
-            turns.append((moment.number, f"prunes {len(pruned)} {_branches(len(pruned))}{of_them}"))
+            turns.append((moment.number, f"prunes {len(pruned)} {_branches(len(pruned))}{of_them}", True))
         newest |= {event.slot: event.answer for event in moment.events if event.answer is not None}
         # Among equals, whoever led before still does.
         best = max(moment.votes.values(), default=0)
         now = leader if leader is not None and moment.votes.get(leader) == best else next(iter(moment.votes), None)
         if now != leader:
             if leader == trace.gold:
-                turns.append((moment.number, f"the right answer loses the lead to {_named(now)}"))
+                turns.append((moment.number, f"the right answer loses the lead to {_named(now)}", True))
             elif now == trace.gold:
-                turns.append((moment.number, f"the right answer, {_named(now)}, takes the lead"))
+                turns.append((moment.number, f"the right answer, {_named(now)}, takes the lead", True))
             else:
-                turns.append((moment.number, f"{_named(now)} takes the lead"))
+                turns.append((moment.number, f"{_named(now)} takes the lead", False))
         leader = now
     verdict = "right" if trace.outcome["correct"] else "wrong"
-    turns.append((len(trace.rounds) - 1, f"stops: {_named(trace.outcome['answer'])}, {verdict}"))
+    turns.append((len(trace.rounds) - 1, f"stops: {_named(trace.outcome['answer'])}, {verdict}", True))
     return turns
 
 

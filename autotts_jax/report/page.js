@@ -116,6 +116,7 @@ const draw = async () => {
       spec.description = `Accuracy against tokens on ${name}`;
       spec.data = { values: data.points.filter((point) => point.dataset === name) };
       spec.params[0].value = shown();
+      if (names.length > 1) spec.layer.splice(0, 1); // bands would fill small charts
       const actions = { export: true, source: false, compiled: false, editor: false };
       const made = await vegaEmbed(place, spec, { actions, renderer: "svg", downloadFileName: "curves" });
       return made.view;
@@ -125,8 +126,9 @@ const draw = async () => {
 const datasets = [...new Set(data.points.map((point) => point.dataset))];
 offer(find("#chart-dataset"), [["", "all"], ...datasets.map((name) => [name, name])]);
 data.curves.encoding.color.scale = { domain: data.labels, range: cycle(COLOURS) };
-data.curves.layer[1].encoding.strokeDash.scale = { domain: data.labels, range: cycle(DASHES) };
-data.curves.layer[2].encoding.shape.scale = { domain: data.labels, range: cycle(SHAPES) };
+const [, lines, points] = data.curves.layer;
+lines.encoding.strokeDash.scale = { domain: data.labels, range: cycle(DASHES) };
+points.encoding.shape.scale = { domain: data.labels, range: cycle(SHAPES) };
 find("#chart-dataset").addEventListener("input", draw);
 find("#methods").addEventListener("input", () => views.forEach((view) => view.signal("shown", shown()).runAsync()));
 
@@ -188,6 +190,9 @@ const drawn = (name, attributes, text = "") => {
   return made;
 };
 
+/** What a figure may fill; a window that is not laid out yet has no width. */
+const widthOf = (svg) => Math.max(svg.clientWidth, 240);
+
 const named = (answer) => (answer < 0 ? "none" : episode.answers[answer]);
 const votes = (counts) => counts.map(([answer, count]) => `${named(answer)} × ${count}`).join(", ") || "none";
 
@@ -208,10 +213,10 @@ const drawPath = (colour) => {
   const deepest = Math.max(...episode.rounds.flatMap(({ events }) => events.map(([, , depth]) => depth)), 1);
   const height = Math.min(16, Math.max(6, 320 / episode.branches.length));
   const line = new Map(episode.branches.map(([slot], number) => [slot, number]));
-  const [width, left] = [svg.clientWidth, 34];
+  const [width, left] = [widthOf(svg), 34];
   const step = (width - left - 10) / deepest;
   const bottom = height * episode.branches.length;
-  svg.setAttribute("viewBox", `0 0 ${width} ${bottom + 32}`);
+  svg.setAttribute("viewBox", `0 0 ${width} ${bottom + 18}`);
   svg.replaceChildren();
   marks = [];
   const put = (round, name, attributes) => {
@@ -242,7 +247,6 @@ const drawPath = (colour) => {
       svg.append(drawn("text", { x: left - 5, y: (number + 0.5) * height + 4, "text-anchor": "end" }, slot));
   for (const depth of new Set([1, Math.ceil(deepest / 2), deepest]))
     svg.append(drawn("text", { x: left + (depth - 0.5) * step, y: bottom + 14, "text-anchor": "middle" }, depth));
-  svg.append(drawn("text", { x: left, y: bottom + 28 }, "across: depth, in intervals; down: slots; × pruned, | finished"));
   // In front of later cells.
   svg.append(...marks.map(([, made]) => made).filter((made) => made.classList.contains("mark")));
 };
@@ -250,12 +254,12 @@ const drawPath = (colour) => {
 /** Votes by answer after each round. */
 const drawVotes = (colour) => {
   const svg = find("#votes");
-  const [width, left, height] = [svg.clientWidth, 34, 150];
+  const [width, left, height] = [widthOf(svg), 34, 150];
   const last = episode.rounds.length - 1;
   const most = Math.max(1, ...episode.rounds.flatMap(({ votes, pool }) => [...votes, ...pool].map(([, count]) => count)));
   const x = (round) => left + ((width - left - 12) * round) / Math.max(last, 1);
   const y = (count) => 8 + (height - 8) * (1 - count / most);
-  svg.setAttribute("viewBox", `0 0 ${width} ${height + 34}`);
+  svg.setAttribute("viewBox", `0 0 ${width} ${height + 20}`);
   svg.replaceChildren();
   for (const count of new Set([0, Math.round(most / 2), most])) {
     svg.append(drawn("path", { d: `M${left},${y(count)}H${width - 12}`, class: "axis" }));
@@ -263,7 +267,6 @@ const drawVotes = (colour) => {
   }
   for (const round of new Set([0, Math.round(last / 2), last]))
     svg.append(drawn("text", { x: x(round), y: height + 15, "text-anchor": "middle" }, round));
-  svg.append(drawn("text", { x: left, y: height + 30 }, "across: rounds"));
   const clip = drawn("clipPath", { id: "revealed" });
   clip.append(drawn("rect", { x: 0, y: 0, width: 0, height: height + 4 }));
   const curves = drawn("g", { "clip-path": "url(#revealed)" });
@@ -307,8 +310,12 @@ const go = (round) => {
   find("#memory").textContent = [`votes: ${votes(moment.votes)}`, `finished: ${votes(moment.pool)}`, ...memory].join("\n");
   const current = episode.turns.filter(([at]) => at <= round).length - 1;
   all("#turns button").forEach((button, number) => {
-    if (number === current) button.setAttribute("aria-current", "step");
-    else button.removeAttribute("aria-current");
+    button.removeAttribute("aria-current");
+    if (number !== current) return;
+    button.setAttribute("aria-current", "step");
+    const list = find("#turns");
+    const top = button.offsetTop;
+    if (top < list.scrollTop || top + button.offsetHeight > list.scrollTop + list.clientHeight) list.scrollTop = top;
   });
 };
 
@@ -361,8 +368,8 @@ const open = (number) => {
     }),
   );
   find("#turns").replaceChildren(
-    ...episode.turns.map(([at, text]) => {
-      const button = element("button", { type: "button" }, `round ${at}: ${text}`);
+    ...episode.turns.map(([at, text, weighty]) => {
+      const button = element("button", { type: "button", className: weighty ? "weighty" : "" }, `round ${at}: ${text}`);
       button.addEventListener("click", () => (pause(), go(at)));
       return element("li", {}, button);
     }),

@@ -65,25 +65,26 @@ def middle_rows(results: tts.Results) -> list[tts.Row]:
 
 
 def _provenance(results: tts.Results) -> list[tuple[str, list[str]]]:
-    """What the results come from: headings, each with its lines."""
-    source = results.provenance
-    if source is None:
+    """What the results come from: headings, each with its lines; nothing for results put together by hand."""
+    if results.origin is None:
         return []
-    budget = "no budget" if source.budget is None else f"budget {source.budget}"
+    source = results.provenance
+    budget = "no budget" if source.budget is None else f"budget {source.budget:,}"
     return [
-        ("command", [shlex.join(source.command) if source.command else "called from Python"]),
+        ("command", [shlex.join(source.command) or "none: called in Python"]),
         ("finished", [source.finished.isoformat(" ", "seconds")]),
-        ("data", [f"{d.label}: {d.questions} questions, {d.digest}, {d.source}" for d in source.datasets]),
-        (
-            "methods",
-            [", ".join(map(str, filter(None, (label(s.label), s.digest, s.source)))) for s in source.settings],
-        ),
-        ("cost", [f"{source.cost}, {source.probe_cost} per probe, {budget}"]),
-        ("β", [", ".join(f"{value:g}" for value in source.betas)]),
-        ("orders", [f"{source.orders}, {source.shuffles} per question, seed {source.seed}"]),
-        ("device", [str(source.device)]),
-        ("versions", [", ".join(f"{name} {version}" for name, version in source.versions.items())]),
+        ("data", [_joined(label(d.label), f"{d.questions} questions", d.digest, d.source) for d in source.datasets]),
+        ("methods", [_joined(label(s.label), s.artefact, s.source) for s in source.settings]),
+        ("cost", [_joined(source.cost, f"{source.probe_cost} per probe", budget)]),
+        ("β", [_joined(*(f"{value:g}" for value in source.betas))]),
+        ("orders", [_joined(source.orders, f"{source.shuffles} per question", f"seed {source.seed}")]),
+        ("device", [source.device]),
+        ("versions", [_joined(*(f"{name} {version}" for name, version in source.versions.items()))]),
     ]
+
+
+def _joined(*parts: str) -> str:
+    return ", ".join(filter(None, parts))
 
 
 def _alone(results: tts.Results) -> list[str]:
@@ -139,8 +140,10 @@ def _shown(value: float | None, at: str) -> str:
 
 
 def _number(value: Any) -> Any:
-    """A value for JSON, which has neither NaN nor infinities."""
-    return value if not isinstance(value, float) or np.isfinite(value) else None
+    """A value for JSON, to five digits; JSON has neither NaN nor infinities."""
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.5g}") if np.isfinite(value) else None
 
 
 def _differences(results: tts.Results, several: Sequence[str]) -> dict[str, Any]:

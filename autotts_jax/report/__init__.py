@@ -65,7 +65,7 @@ def page(
         curves=json.loads(_file("curves.json")),
         style=Markup(_file("page.css")),
         script=Markup(_file("page.js")),
-        vega=Markup(vl_convert.javascript_bundle()),
+        vega=Markup(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed")),
     )
 
 

@@ -119,6 +119,7 @@ const draw = async () => {
       if (names.length > 1) spec.layer.splice(0, 1); // bands would fill small charts
       const actions = { export: true, source: false, compiled: false, editor: false };
       const made = await vegaEmbed(place, spec, { actions, renderer: "svg", downloadFileName: "curves" });
+      find("summary", place)?.setAttribute("aria-label", `Save the curves of ${name}`);
       return made.view;
     }),
   );

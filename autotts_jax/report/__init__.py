@@ -10,9 +10,9 @@ from __future__ import annotations
 import concurrent.futures
 import importlib.resources
 import json
+import os
 from collections.abc import Callable
 
-import jax
 import jinja2
 import numpy as np
 import vl_convert
@@ -54,8 +54,9 @@ def page(
         return episodes.watch(dataset, row, orders, rules)
 
     # Most of the work is compiling, which threads share.
-    with concurrent.futures.ThreadPoolExecutor(jax.local_device_count()) as threads:
+    with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
         numbers = threads.submit(tables.tables, results)
+        vega = threads.submit(vl_convert.javascript_bundle, "window.vegaEmbed = vegaEmbed")
         watched = list(threads.map(watch, tables.middle_rows(results)))
     return _TEMPLATES.get_template("page.html").render(
         numbers.result(),
@@ -65,7 +66,7 @@ def page(
         curves=json.loads(_file("curves.json")),
         style=Markup(_file("page.css")),
         script=Markup(_file("page.js")),
-        vega=Markup(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed")),
+        vega=Markup(vega.result()),
     )
 
 

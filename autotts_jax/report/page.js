@@ -161,11 +161,15 @@ if (pair) {
   };
   ["left", "right"].forEach((side, number) => {
     const [method, beta] = [find(`#${side}-method`), find(`#${side}-beta`)];
-    const betas = () => offer(beta, offered[method.value][1]);
+    const betas = () => {
+      const before = beta.selectedOptions[0]?.text;
+      offer(beta, offered[method.value][1]);
+      const same = [...beta.options].findIndex(({ text }) => text === before);
+      beta.selectedIndex = same >= 0 ? same : Math.floor(beta.options.length / 2);
+    };
     offer(method, offered.map(([label], index) => [index, label]));
     method.value = number ? 0 : offered.length - 1;
     betas();
-    beta.selectedIndex = Math.floor(beta.options.length / 2);
     method.addEventListener("input", () => (betas(), show()));
     beta.addEventListener("input", show);
   });
@@ -175,7 +179,7 @@ if (pair) {
 // --- episodes --------------------------------------------------------------------------------------------------------
 
 const KINDS = ["PRUNE", "BRANCH", "CONTINUE", "PROBE", "ANSWER", "BRANCH, PROBE", "CONTINUE, PROBE"];
-const [PRUNE, BRANCH, CONTINUE, PROBE] = KINDS.keys();
+const [PRUNE, BRANCH, CONTINUE] = KINDS.keys();
 const [RIGHT, OTHER] = ["#009E73", "#999999"]; // the right answer is green, and whatever has no colour grey
 const slider = find("#round");
 const [method, kind, which] = ["method", "kind", "which"].map((name) => find(`#episode-${name}`));

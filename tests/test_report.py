@@ -295,6 +295,33 @@ def test_watching_does_not_depend_on_slots_devices_or_batches(monkeypatch: pytes
     np.testing.assert_array_equal(fast.tokens[0], found.outcome.tokens)
 
 
+def test_the_votes_of_pruned_finished_branches_do_not_count() -> None:
+    """Three branches are read, a right one is pruned, the wrong answer given: it has as many votes as the other."""
+
+    def step(params: Any, memory: tuple[()], obs: tts.Observation) -> tuple[tuple[()], tts.Action]:
+        first, second = obs.round == 0, obs.round == 1
+        slots = jnp.arange(obs.width)
+        return memory, tts.act(
+            obs,
+            open=first & (slots < 3),
+            continue_=jnp.where(first, tts.environment.READ_TO_END, 0),
+            prune=second & (slots == 0),
+            stop=obs.round > 1,
+            answer=obs.answer[2],
+        )
+
+    schedule = tts.CONTROLLERS["self_consistency"].schedule
+    controller = tts.Controller(name="third", schedule=schedule, init=lambda params, obs: (), step=step)
+    branches = [([], 400, "7"), ([], 400, "7"), ([], 400, "8")]
+    data = tts.pack(Trajectories([Question.from_branches("", "7", 500, branches)]))
+    (row,) = rows_of(Setting(controller), [0.0])
+    found = failures.watch(data, row, np.asarray([[[0, 1, 2]]], np.int32))
+    assert found.failure == failures.Failure.TIE_LOST
+    assert found.right_pruned == 1
+    assert found.outcome.rounds == 3
+    assert (found.led_first, found.led_last) == (0, True)
+
+
 # --- in a browser ----------------------------------------------------------------------------------------------------
 
 #: Uses the page as a reader would, and writes down what it shows.

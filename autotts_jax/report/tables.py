@@ -135,7 +135,7 @@ def _shown(value: float | None, at: str) -> str:
     if value is None or np.isnan(value):
         return "–"
     if at == "equal tokens":
-        return f"{100 * value:+.1f}"
+        return f"{100 * value:+z.1f}"
     return "×∞" if np.isinf(value) else f"×{value:.2f}"
 
 

@@ -5,21 +5,23 @@ from __future__ import annotations
 import collections
 import enum
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Int, Int32, PyTree
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Bool, Int, Int32, PyTree, Shaped
 
 from autotts_jax import environment
 from autotts_jax.controllers import Controller
-from autotts_jax.environment import Rules, StopReason, World
+from autotts_jax.environment import Action, Episode, Rules, State, StopReason, World
 from autotts_jax.replay import AnyArray, Dataset, ReplayStore
-from autotts_jax.rollout import COMPILER_OPTIONS, Outcome, record
+from autotts_jax.rollout import COMPILER_OPTIONS, Outcome, begin, outcome_of, play_round
 from autotts_jax.settings import Row
-from autotts_jax.sweeps import needed_orders
+from autotts_jax.sweeps import needed_orders, width_of
 from autotts_jax.traces import until_all_ended
 from autotts_jax.voting import plurality
 
@@ -52,7 +54,18 @@ class Watched(NamedTuple):
     depth: Int32[AnyArray, "Q S 5"]  # the deepest branch's intervals then
 
 
-def watch(dataset: Dataset, row: Row, orders: Int[AnyArray, "Q S B"], rules: Rules | None = None) -> Watched:
+#: Episodes watched side by side.
+_BATCH = 256
+
+
+def watch(
+    dataset: Dataset,
+    row: Row,
+    orders: Int[AnyArray, "Q S B"],
+    rules: Rules | None = None,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+) -> Watched:
     """Replays a row on every question under every order, and keeps what a summary needs.
 
     Args:
@@ -60,105 +73,190 @@ def watch(dataset: Dataset, row: Row, orders: Int[AnyArray, "Q S B"], rules: Rul
       row: A controller with its parameters.
       orders: ``[Q, S, B]`` the branch orders.
       rules: What actions cost; defaults to the published tables' accounting.
+      devices: Devices to split the episodes among; defaults to all of this process.
     """
-    orders = needed_orders(row, orders)
+    orders = _opened(row, np.asarray(orders))
     arrays = jax.tree.map(jnp.asarray, (dataset.store, row.params, orders, rules or Rules()))
-    watched: Watched = until_all_ended(lambda rounds: _watch(row.controller, rounds, *arrays))
+    mesh = Mesh(np.asarray(jax.local_devices() if devices is None else devices), "devices")
+    watched: Watched = until_all_ended(lambda rounds: _watch(row.controller, rounds, mesh, *arrays))
     return watched
 
 
-@functools.partial(jax.jit, static_argnames=("controller", "rounds"), compiler_options=COMPILER_OPTIONS)
+def _opened(row: Row, orders: Int[np.ndarray, "Q S B"]) -> Int[AnyArray, "Q S b"]:
+    """The orders, cut to the slots that the row can open, if that is known: the results are the same, and sooner."""
+    if row.controller.most_branches(row.params) is None:
+        return needed_orders(row, orders)
+    branches = int(np.max(np.sum(orders >= 0, axis=-1)))
+    return orders[..., : width_of([row], branches)]
+
+
+@functools.partial(jax.jit, static_argnames=("controller", "rounds", "mesh"), compiler_options=COMPILER_OPTIONS)
 def _watch(
     controller: Controller,
     rounds: int,
+    mesh: Mesh,
     store: ReplayStore,
     params: PyTree,
     orders: Int[Array, "Q S B"],
     rules: Rules,
 ) -> Watched:
     Q, S, _ = orders.shape
-    world = World.of(store, rules, probe_everything=controller.probe_everything)
+    # Whole batches for every device; what they are filled up with is cut off at the end.
+    share = -(-Q * S // mesh.size)
+    size = min(_BATCH, share)
+    numbers = jnp.minimum(jnp.arange(-(-share // size) * size * mesh.size, dtype=jnp.int32), Q * S - 1)
+    numbers = numbers.reshape(-1, mesh.size, size).swapaxes(0, 1)
 
-    def one(number: Int32[Array, ""]) -> Watched:
-        q, s = number // S, number % S
-        return _watch_one(controller, rounds, world, params, q, orders[q, s])
+    def part(
+        store: ReplayStore, params: PyTree, orders: Int[Array, "Q S B"], rules: Rules, numbers: Int32[Array, "1 M L"]
+    ) -> Watched:
+        world = World.of(store, rules, probe_everything=controller.probe_everything)
 
-    # A few hundred at a time: their records are large.
-    watched = jax.lax.map(one, jnp.arange(Q * S, dtype=jnp.int32), batch_size=256)
-    return jax.tree.map(lambda leaf: leaf.reshape(Q, S, *leaf.shape[1:]), watched)
+        def batch(number: Int32[Array, " L"]) -> Watched:
+            q, s = number // S, number % S
+            return _watch_batch(controller, rounds, world, params, q, orders[q, s])
+
+        return jax.tree.map(lambda leaf: leaf[None], jax.lax.map(batch, numbers[0]))
+
+    shared, split = PartitionSpec(), PartitionSpec("devices")
+    run = jax.shard_map(
+        part, mesh=mesh, in_specs=(shared, shared, shared, shared, split), out_specs=split, check_vma=False
+    )
+
+    def arranged(leaf: Shaped[Array, "devices M L ..."]) -> Shaped[Array, "Q S ..."]:
+        rest = leaf.shape[3:]
+        return leaf.swapaxes(0, 1).reshape(-1, *rest)[: Q * S].reshape(Q, S, *rest)
+
+    return jax.tree.map(arranged, run(store, params, orders, rules, numbers))
 
 
-def _watch_one(
+class _Moment(NamedTuple):
+    """What is kept of each round of an episode; all int32."""
+
+    answer: Int32[Array, "*T"]  # what the controller would have answered
+    tokens: Int32[Array, "*T"]  # spent after the round
+    right: Int32[Array, "*T"]  # right answers among the newest of the branches that are not pruned
+    votes: Int32[Array, "*T"]  # all answers among them
+    leads: Int32[Array, "*T"]  # whether the right answer leads them
+    seen: Int32[Array, "*T"]  # whether a branch's newest answer is right, pruned or not
+    width: Int32[Array, "*T"]  # active branches
+    depth: Int32[Array, "*T"]  # of the deepest branch
+
+
+def _watch_batch(
     controller: Controller,
     rounds: int,
     world: World,
     params: PyTree,
-    question: Int32[Array, ""],
-    order: Int32[Array, " B"],
+    questions: Int32[Array, " L"],
+    orders: Int32[Array, "L B"],
 ) -> Watched:
-    store: Any = world.store
-    episode = environment.deal(store, question, order)
-    outcome, rows = record(controller, world, episode, params, rounds)
-    state: Any = rows.state
-    gold = store.gold[question]
-    happened = jnp.arange(rounds, dtype=jnp.int32) < outcome.rounds  # [T]; later entries repeat the last state
+    """Episodes in step with each other, until all have ended or the rounds are used up."""
+    episodes = jax.vmap(environment.deal, in_axes=(None, 0, 0))(world.store, questions, orders)
 
-    right = (state.answer == gold) & (gold >= 0)  # [T, B]
-    voters = (state.depth > 0) & ~state.pruned & (state.answer >= 0)
-    leads = (jax.vmap(plurality)(state.answer, voters).winner == gold) & (gold >= 0)  # [T]
-    last = jax.tree.map(lambda leaf: leaf[-1], state)
+    def one_round(episode: Episode, state: State, memory: PyTree) -> tuple[State, PyTree, _Moment]:
+        state, memory, action = play_round(controller, world, episode, params, state, memory)
+        return state, memory, _moment(world, episode, state, action)
+
+    def go(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        number, state, memory, moments = carry
+        state, memory, moment = jax.vmap(one_round)(episodes, state, memory)
+        return number + 1, state, memory, jax.tree.map(lambda all_, one: all_.at[number].set(one), moments, moment)
+
+    def more(carry: tuple[Any, ...]) -> Bool[Array, ""]:
+        number, state, *_ = carry
+        return (number < rounds) & jnp.any(state.stop_reason == StopReason.RUNNING)
+
+    state, memory = jax.vmap(lambda episode: begin(controller, world, episode, params))(episodes)
+    moments = _Moment(*[jnp.zeros((rounds, len(questions)), jnp.int32)] * len(_Moment._fields))
+    _, state, _, moments = jax.lax.while_loop(more, go, (jnp.int32(0), state, memory, moments))
+    return jax.vmap(functools.partial(_watched, world), in_axes=(0, 0, 1))(episodes, state, moments)
+
+
+def _moment(world: World, episode: Episode, state: State, action: Action) -> _Moment:
+    gold = jnp.asarray(world.store.gold)[episode.question]
+    right = _right(state, gold)
+    voters = _voters(state)
+    return _Moment(
+        answer=action.answer,
+        tokens=environment.tokens(episode, state, world.rules),
+        right=_total(right & voters),
+        votes=_total(voters),
+        leads=((plurality(state.answer, voters).winner == gold) & (gold >= 0)).astype(jnp.int32),
+        seen=jnp.any(right).astype(jnp.int32),
+        width=_total(_active(state)),
+        depth=jnp.max(state.depth),
+    )
+
+
+def _watched(world: World, episode: Episode, last: State, moments: _Moment) -> Watched:
+    """What is kept of one episode: its last state, and what was kept of its rounds, each ``[T]``."""
+    outcome = outcome_of(world, episode, last)
+    rounds = jnp.arange(len(moments.answer), dtype=jnp.int32)
+    happened = rounds < outcome.rounds
+    end = jnp.maximum(outcome.rounds - 1, 0)
 
     # The votes behind the answer: the pool's, if there is one.
+    right = _right(last, jnp.asarray(world.store.gold)[episode.question])
     finished = last.finished_at != environment.UNLIMITED
     pool = finished & ~last.pruned
-    counted = jnp.where(jnp.any(pool), pool, voters[-1])
-    for_right = _total(counted & right[-1])
+    counted = jnp.where(jnp.any(pool), pool, _voters(last))
+    for_right = _total(counted & right)
     for_given = _total(counted & (last.answer == outcome.answer))
-    newly = state.pruned & ~jnp.concatenate([jnp.zeros_like(state.pruned[:1]), state.pruned[:-1]])
-    right_pruned = _total(newly & right & happened[:, None])
+    # A pruned branch reveals nothing more.
+    right_pruned = _total(last.pruned & right)
 
     # The share of right answers among the newest, at the end against halfway.
     middle = outcome.rounds // 2
-    rising = _total(right[-1] & voters[-1]) * _total(voters[middle]) > _total(right[middle] & voters[middle]) * _total(
-        voters[-1]
-    )
-    running = jnp.any((last.depth > 0) & ~finished & ~last.pruned)
+    rising = moments.right[end] * moments.votes[middle] > moments.right[middle] * moments.votes[end]
 
-    tokens = jax.vmap(lambda state: environment.tokens(episode, state, world.rules))(state)
-    known = jnp.concatenate([jnp.zeros(1, jnp.int32), tokens[:-1]])  # spent when each round was decided
-    other = happened & (rows.action.answer != outcome.answer)
-    settled_in = jnp.max(jnp.where(other, jnp.arange(1, rounds + 1, dtype=jnp.int32), 0))
-    settled = jnp.where(settled_in < outcome.rounds, known[jnp.minimum(settled_in, rounds - 1)], outcome.tokens)
+    # Tokens spent when the last round was decided after which the answer stayed.
+    settled_in = jnp.max(jnp.where(happened & (moments.answer != outcome.answer), rounds + 1, 0))
+    known = jnp.where(settled_in > 0, moments.tokens[jnp.maximum(settled_in - 1, 0)], 0)
+    settled = jnp.where(settled_in < outcome.rounds, known, outcome.tokens)
 
-    given = jnp.maximum(outcome.answer, 0)
+    unparsable = jnp.asarray(world.store.unparsable)[episode.question, jnp.maximum(outcome.answer, 0)]
     failure = jnp.select(
         [
             outcome.correct,
-            (outcome.answer >= 0) & store.unparsable[question, given],
-            ~jnp.any(right & happened[:, None]),
+            (outcome.answer >= 0) & unparsable,
+            ~jnp.any(happened & (moments.seen > 0)),
             (for_right == for_given) & (for_right > 0),
             (right_pruned > 0) & (for_right + right_pruned >= for_given),
-            rising & running,
+            rising & jnp.any(_active(last)),
             2 * (outcome.tokens - settled) > outcome.tokens,
         ],
         [jnp.int32(mode) for mode in list(Failure)[:-1]],
         jnp.int32(Failure.OUTVOTED),
     )
-    when = (jnp.arange(5, dtype=jnp.int32) * jnp.maximum(outcome.rounds - 1, 0)) // 4
-    active = (state.depth > 0) & ~state.pruned & (state.finished_at == environment.UNLIMITED)
+    led = happened & (moments.leads > 0)
+    quarters = (jnp.arange(5, dtype=jnp.int32) * end) // 4
     return Watched(
         outcome=outcome,
         failure=failure,
-        led_first=jnp.where(jnp.any(leads & happened), jnp.argmax(leads & happened).astype(jnp.int32), -1),
-        led_last=leads[-1],
+        led_first=jnp.where(jnp.any(led), jnp.argmax(led).astype(jnp.int32), -1),
+        led_last=moments.leads[end] > 0,
         right_pruned=right_pruned,
         settled=settled,
-        width=jnp.sum(active[when], axis=-1, dtype=jnp.int32),
-        depth=jnp.max(state.depth[when], axis=-1),
+        width=moments.width[quarters],
+        depth=moments.depth[quarters],
     )
 
 
-def _total(mask: Bool[Array, ...]) -> Int32[Array, ""]:
+def _right(state: State, gold: Int32[Array, ""]) -> Bool[Array, " B"]:
+    """Slots whose newest answer is right."""
+    return (state.answer == gold) & (gold >= 0)
+
+
+def _voters(state: State) -> Bool[Array, " B"]:
+    return (state.depth > 0) & ~state.pruned & (state.answer >= 0)
+
+
+def _active(state: State) -> Bool[Array, " B"]:
+    return (state.depth > 0) & ~state.pruned & (state.finished_at == environment.UNLIMITED)
+
+
+def _total(mask: Bool[Array, " B"]) -> Int32[Array, ""]:
     return jnp.sum(mask, dtype=jnp.int32)
 
 

@@ -120,7 +120,7 @@ def record(
 
     start = begin(controller, world, episode, params)
     (state, _), rows = jax.lax.scan(one_round, start, length=rounds)
-    return _outcome(world, episode, state), rows
+    return outcome_of(world, episode, state), rows
 
 
 def begin(controller: Controller, world: World, episode: Episode, params: PyTree) -> tuple[State, PyTree]:
@@ -138,7 +138,7 @@ def play_round(
     return environment.step(world, episode, state, action), memory, action
 
 
-def _outcome(world: World, episode: Episode, state: State) -> Outcome:
+def outcome_of(world: World, episode: Episode, state: State) -> Outcome:
     """The outcome of an episode that has ended."""
     gold = jnp.asarray(world.store.gold)[episode.question]
     read = (state.depth > 0) & (state.depth == episode.intervals)
@@ -420,7 +420,7 @@ def _replay(
         return lane._replace(state=state, memory=memory)
 
     def finish(lane: _Lane) -> Int32[Array, " F"]:
-        outcome = _outcome(world, lane.episode, lane.state)
+        outcome = outcome_of(world, lane.episode, lane.state)
         return jnp.stack([leaf.astype(jnp.int32) for leaf in jax.tree.leaves(outcome)])
 
     def ended(lanes: _Lane) -> Bool[Array, " L"]:

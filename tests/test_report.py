@@ -1,5 +1,6 @@
 """The report: what its page says, and what a browser makes of it."""
 
+import dataclasses
 import html
 import json
 import re
@@ -166,7 +167,9 @@ def test_every_kind_of_failure_has_an_episode(swept: Swept) -> None:
     results, data, page = swept
     orders = tts.draw_orders(data, 4, "published", 0)
     there = embedded(page)["episodes"]
-    for row, shown in zip(tables.middle_rows(results), cells(page, "failures"), strict=True):
+    for row, shown in zip(
+        [results.rows[number] for number in tables.middle_rows(results)], cells(page, "failures"), strict=True
+    ):
         counts = failures.count_failures(failures.watch(tts.concatenate(data), row, orders))
         assert [int(cell) for cell in shown[3:]] == [counts[mode][0] for mode in list(failures.Failure)[1:]]
         for kind, count in zip(episodes.MODES, shown[3:], strict=True):
@@ -454,3 +457,11 @@ def test_the_command_writes_it(tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "autotts sweep Model/bench.json" in html.unescape(page)
     assert "Is the difference real?" not in page  # of a single method
+
+
+def test_episodes_that_end_otherwise_are_refused(swept: Swept) -> None:
+    results, data, _ = swept
+    orders = tts.draw_orders(data, 4, "published", 0)
+    sums = {**results.sums, "tokens": results.sums["tokens"] + 1}
+    with pytest.raises(tts.InputError, match="replayed here, tokens is not what the sweep found"):
+        report.page(dataclasses.replace(results, sums=sums), tts.concatenate(data), orders, tts.Rules())

@@ -28,7 +28,7 @@ def report(
 
     It holds curves, comparisons, failures, and episodes to step through.
     """
-    from autotts_jax import report as reporting  # matplotlib takes a second to import
+    from autotts_jax import report as reporting  # its libraries take a while to import
 
     check_file(out)
     found = tts.read_results(results)

@@ -47,11 +47,14 @@ def page(
       orders: ``[Q, S, B]`` the orders that were replayed.
       rules: What actions cost.
       progress: Called with a setting's label before its episodes are replayed again, from any thread.
+
+    Raises:
+      InputError: if episodes do not end as they did in the sweep.
     """
 
-    def watch(row: tts.Row) -> episodes.Watched:
-        progress(row.label)
-        return episodes.watch(dataset, row, orders, rules)
+    def watch(number: int) -> episodes.Watched:
+        progress(results.rows[number].label)
+        return episodes.watch(results, number, dataset, orders, rules)
 
     # Most of the work is compiling, which threads share.
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:

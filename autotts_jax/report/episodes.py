@@ -52,9 +52,21 @@ class Watched:
     examples: list[dict[str, Any]]
 
 
-def watch(dataset: tts.Dataset, row: tts.Row, orders: Int[np.ndarray, "Q S B"], rules: tts.Rules) -> Watched:
-    """Replays a row on all episodes, and some of each kind again for their rounds."""
+def watch(
+    results: tts.Results, number: int, dataset: tts.Dataset, orders: Int[np.ndarray, "Q S B"], rules: tts.Rules
+) -> Watched:
+    """Replays a row, by its number, on all episodes, and some of each kind again for their rounds.
+
+    Raises:
+      InputError: if they do not end as they did in the sweep.
+    """
+    row = results.rows[number]
     seen = tts.failures.watch(dataset, row, orders, rules)
+    for field in ("correct", "tokens", "rounds"):
+        if not np.array_equal(getattr(seen.outcome, field).sum(axis=-1), results.sums[field][number]):
+            raise tts.InputError(
+                f"{row.label}: replayed here, {field} is not what the sweep found. Sweep again with these versions."
+            )
     kinds = {kind: np.argwhere(seen.failure == mode) for mode, kind in zip(Failure, ("right", *MODES), strict=True)}
     places = [(kind, place) for kind, found in kinds.items() for place in _spread(found)]
     recording = tts.traces.record_episodes(dataset, row, orders, [place for _, place in places], rules)

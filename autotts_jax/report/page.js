@@ -84,8 +84,6 @@ for (const place of all(".sortable")) {
 
 // --- curves ----------------------------------------------------------------------------------------------------------
 
-// Okabe and Ito's palette without its yellow, which is too pale for lines.
-const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"];
 const SHAPES = ["circle", "square", "diamond", "triangle-up", "cross", "triangle-down", "triangle-right"];
 const SIGNS = ["●", "■", "◆", "▲", "✚", "▼", "▶"];
 const DASHES = [[1, 0], [6, 2], [2, 2], [8, 2, 2, 2]];
@@ -94,7 +92,7 @@ const cycle = (values) => data.labels.map((_, number) => values[number % values.
 const boxes = data.labels.map((label, number) => {
   const box = element("input", { type: "checkbox", checked: true, value: label });
   const sign = element("span", { ariaHidden: "true" }, ` ${cycle(SIGNS)[number]} `);
-  sign.style.color = cycle(COLOURS)[number];
+  sign.style.color = data.colours[number];
   find("#methods").append(element("label", {}, box, sign, label));
   return box;
 });
@@ -126,7 +124,7 @@ const draw = async () => {
 };
 const datasets = [...new Set(data.points.map((point) => point.dataset))];
 offer(find("#chart-dataset"), [["", "all"], ...datasets.map((name) => [name, name])]);
-data.curves.encoding.color.scale = { domain: data.labels, range: cycle(COLOURS) };
+data.curves.encoding.color.scale = { domain: data.labels, range: data.colours };
 const [, lines, points] = data.curves.layer;
 lines.encoding.strokeDash.scale = { domain: data.labels, range: cycle(DASHES) };
 points.encoding.shape.scale = { domain: data.labels, range: cycle(SHAPES) };
@@ -180,6 +178,8 @@ if (pair) {
 
 const KINDS = ["PRUNE", "BRANCH", "CONTINUE", "PROBE", "ANSWER", "BRANCH, PROBE", "CONTINUE, PROBE"];
 const [PRUNE, BRANCH, CONTINUE] = KINDS.keys();
+// Okabe and Ito's palette without its yellow, which is too pale for lines.
+const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"];
 const [RIGHT, OTHER] = ["#009E73", "#999999"]; // the right answer is green, and whatever has no colour grey
 const slider = find("#round");
 const [method, kind, which] = ["method", "kind", "which"].map((name) => find(`#episode-${name}`));

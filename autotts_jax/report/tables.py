@@ -35,6 +35,8 @@ def tables(results: tts.Results) -> dict[str, Any]:
         ],
         "provenance": _provenance(results),
         "labels": [label(name) for name in names],
+        # As in all figures; black is the text's colour, on dark pages as well.
+        "colours": [look.color.replace("#000000", "currentColor") for look in tts.plots.styles(names).values()],
         "rows": rows,
         "points": [{key: _number(value) for key, value in row.items() if key != "params"} for row in rows],
         "compared": _compared(results, names, several) if several and len(names) > 1 else [],
@@ -56,11 +58,11 @@ def beta(row: tts.Row) -> str:
     return "fixed" if row.beta is None else f"{row.beta:g}"
 
 
-def middle_rows(results: tts.Results) -> list[tts.Row]:
-    """Each setting's row at the middle of its β grid."""
-    groups: dict[str, list[tts.Row]] = {}
-    for row in results.rows:
-        groups.setdefault(row.label, []).append(row)
+def middle_rows(results: tts.Results) -> list[int]:
+    """The number of each setting's row at the middle of its β grid."""
+    groups: dict[str, list[int]] = {}
+    for number, row in enumerate(results.rows):
+        groups.setdefault(row.label, []).append(number)
     return [group[len(group) // 2] for group in groups.values()]
 
 

@@ -27,7 +27,7 @@ from jax import Array
 from jaxtyping import PyTree
 
 from autotts_jax.controllers.base import Controller, apply, check_shapes
-from autotts_jax.controllers.schedules import named_leaves
+from autotts_jax.controllers.schedules import Line, Schedule, named_leaves
 from autotts_jax.environment import MAX_WIDTH, Action, Observation, act, example_observation
 from autotts_jax.errors import InputError
 from autotts_jax.files import write_whole
@@ -70,6 +70,7 @@ class _Description(pydantic.BaseModel, frozen=True, extra="forbid"):
     widths: tuple[int, ...]
     feature_names: tuple[str, ...]
     params: tuple[_Leaf, ...]
+    lines: dict[str, Line] | None = None  # of a `Schedule`, in the order of its parameters
     memory: dict[int, tuple[_Leaf, ...]]  # by width
     jax: str
 
@@ -99,6 +100,12 @@ class Artefact:
     def described(self) -> _Description:
         """The parsed description."""
         return _Description.model_validate_json(self.description)
+
+    @functools.cached_property
+    def schedule(self) -> Schedule | None:
+        """The schedule as data, with the parameters by name, for a search to move; None if it is a function."""
+        lines = self.described.lines
+        return None if lines is None else Schedule(collections.OrderedDict(lines))
 
     def controller(self) -> Controller:
         """The controller; equal artefacts give equal ones, so that nothing is retraced."""
@@ -164,6 +171,7 @@ def export_controller(
         widths=tuple(widths),
         feature_names=features,
         params=_leaves(params),
+        lines=controller.schedule.named_lines if isinstance(controller.schedule, Schedule) else None,
         memory=memories,
         jax=jax.__version__,
     )

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
 
+import jinja2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
@@ -49,6 +50,21 @@ FIELDS = (
     "refused",
     "idle",
     "unshown",
+)
+
+
+#: Rows that a notebook shows.
+_SHOWN = 40
+
+_HTML = jinja2.Environment(autoescape=True).from_string(
+    """<table><caption>{{ about }}{% if more %}; {{ more }} more rows in .table{% endif %}</caption>
+<tr><th>dataset</th><th>controller</th><th>β</th><th>accuracy %</th><th>± %</th><th>tokens</th><th>sequential</th></tr>
+{% for row in rows -%}
+<tr><td>{{ row.dataset }}</td><td>{{ row.controller }}</td>
+<td>{{ "" if row.beta is none else "%g"|format(row.beta) }}</td><td>{{ "%.2f"|format(100 * row.accuracy) }}</td>
+<td>{{ "" if row.accuracy_se is none else "%.1f"|format(100 * row.accuracy_se) }}</td>
+<td>{{ "{:,.0f}".format(row.tokens) }}</td><td>{{ "{:,.0f}".format(row.sequential_tokens) }}</td></tr>
+{% endfor %}</table>"""
 )
 
 
@@ -98,6 +114,11 @@ class Results:
             f"Results({len(self.rows)} rows of {', '.join(labels)}; {', '.join(name for name, _ in self.parts)}; "
             f"{len(self.golds)} questions × {self.shuffles} shuffles)"
         )
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the table, its first rows if it is long."""
+        rows = self.table.slice(0, _SHOWN).to_pylist()
+        return _HTML.render(rows=rows, more=self.table.num_rows - len(rows), about=repr(self))
 
     @functools.cached_property
     def artefacts(self) -> Mapping[str, Artefact]:

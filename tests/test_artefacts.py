@@ -20,6 +20,7 @@ from autotts_jax import (
     InputError,
     Observation,
     Outcome,
+    Schedule,
     Setting,
     act,
     check_controller,
@@ -27,6 +28,7 @@ from autotts_jax import (
     load_controller,
     save_controller,
 )
+from autotts_jax.artefacts import read_artefact
 from autotts_jax.testing import _world
 
 BETAS = jnp.asarray([0, 0.4, 1], jnp.float32)
@@ -302,3 +304,20 @@ def test_no_python_of_the_file_is_run(place: Path, tmp_path: Path, monkeypatch: 
     assert outcome.opened.max() == 9
     assert loaded.source == trap
     assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("name", ["parallel_probe", "early_stopping", "confidence_momentum"])
+def test_a_schedule_stays_data(name: str, tmp_path: Path) -> None:
+    controller = CONTROLLERS[name]
+    save_controller(controller, tmp_path / "c.zip", widths=(8,))
+    artefact = read_artefact(tmp_path / "c.zip")
+    if not isinstance(controller.schedule, Schedule):
+        assert artefact.schedule is None
+        return
+    assert artefact.schedule is not None
+    assert artefact.schedule.named_lines == controller.schedule.named_lines
+    np.testing.assert_array_equal(artefact.schedule.ends, controller.schedule.ends)
+    betas = jnp.linspace(0, 1, 11)
+    found, wanted = (jax.tree.leaves(jax.vmap(s)(betas)) for s in (artefact.schedule, controller.schedule))
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(a, b)

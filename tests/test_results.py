@@ -93,6 +93,14 @@ def test_settings_of_a_controller_have_labels_of_their_own(data: Dataset) -> Non
     )
 
 
+def test_a_notebook_shows_the_table() -> None:
+    data = autotts_jax.pack(dataclasses.replace(made(), model="<b>m</b>"))
+    page = sweep(data, [SC], betas=[0, 1], shuffles=1)._repr_html_()
+    assert page.count("<tr>") == 3
+    assert "&lt;b&gt;m&lt;/b&gt;" in page
+    assert "<b>" not in page
+
+
 def test_different_controllers_of_one_name_are_told_apart(data: Dataset, place: Path) -> None:
     results = sweep(data, ["mine.py:MINE", "mine.py:OTHER", "new=mine.py:OTHER"], betas=[1], shuffles=2)
     first, second, third = (row.label for row in results.rows)

@@ -56,6 +56,8 @@ class Line:
 
     def __post_init__(self) -> None:
         """Rejects ends of different shapes or outside the bounds."""
+        for end in ("start", "stop"):  # lists, as JSON has them, are not hashable
+            object.__setattr__(self, end, _as_tuples(getattr(self, end)))
         start, stop = np.asarray(self.start, np.float64), np.asarray(self.stop, np.float64)
         if start.shape != stop.shape:
             raise InputError(
@@ -176,10 +178,15 @@ class Schedule:
         """The parameters at β."""
         return jax.tree.map(lambda line: line.value(beta), self.lines, is_leaf=_is_line)
 
+    @property
+    def named_lines(self) -> dict[str, Line]:
+        """The lines by name, as in `named_leaves`."""
+        return named_leaves(self.lines, is_leaf=_is_line)
+
     @functools.cached_property
     def bounds(self) -> dict[str, tuple[float, float]]:
         """Least and greatest sensible value per parameter: the box that a search draws from."""
-        return {name: (line.least, line.greatest) for name, line in named_leaves(self.lines, is_leaf=_is_line).items()}
+        return {name: (line.least, line.greatest) for name, line in self.named_lines.items()}
 
     @property
     def ends(self) -> Float32[np.ndarray, " E"]:

@@ -1,7 +1,7 @@
-"""Proposers write controllers. This is what one is told and what it answers with; each kind has a file of its own here.
+"""Proposers write controllers. Here is what one is asked and what it answers; each kind has a file of its own.
 
-A proposer that has read a `Request` returns proposals, or the text of a reply that `read` finds them in. Either way the
-loop keeps the reply as text and works with what `read` finds there, so that a reply can be replayed from its file.
+A proposer that has read a `Request` returns proposals, or the text of a reply that `read` finds them in. Either way
+the loop keeps the reply as text and works with what `read` finds there, so that a reply can be replayed from its file.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Protocol
 
 import pydantic
 
-__all__ = ["NoReply", "Proposal", "Proposer", "Request", "Tried", "read", "written"]
+__all__ = ["ReplyError", "Proposal", "Proposer", "Request", "Tried", "read", "written"]
 
 
-class NoReply(RuntimeError):
+class ReplyError(RuntimeError):
     """A proposer that has nothing to say this time: it failed, or took too long. The message is one line."""
 
 
@@ -81,6 +81,7 @@ class Request(pydantic.BaseModel, frozen=True, extra="forbid"):
       parents: What to build on: judged candidates, the best first, then some that are different.
       tried: All that was tried so far, in order.
       seed: Differs from request to request, and is the same in a run that is repeated.
+      seconds: In which an answer is of use.
     """
 
     number: int
@@ -90,6 +91,7 @@ class Request(pydantic.BaseModel, frozen=True, extra="forbid"):
     parents: tuple[Tried, ...]
     tried: tuple[Tried, ...]
     seed: int
+    seconds: float = float("inf")
 
 
 class Proposer(Protocol):
@@ -105,7 +107,7 @@ class Proposer(Protocol):
         """Proposals, or a reply that `read` finds them in.
 
         Raises:
-          NoReply: if there is none this time.
+          ReplyError: if there is none this time.
         """
         ...
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import pydantic
 
-__all__ = ["ReplyError", "Proposal", "Proposer", "Request", "Tried", "read", "written"]
+__all__ = ["Proposal", "Proposer", "ReplyError", "Request", "Tried", "read", "written"]
 
 
 class ReplyError(RuntimeError):

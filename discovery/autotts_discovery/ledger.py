@@ -14,16 +14,18 @@ All that the loop knows is in the ledger. A run that was killed reads it, and go
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import filelock
 import pydantic
 
+from autotts_discovery.proposers import Tried
 from autotts_jax.errors import InputError
 from autotts_jax.files import existing, explained, writable, write_whole
 from autotts_jax.provenance import UsedDataset
@@ -35,6 +37,7 @@ __all__ = [
     "Ended",
     "Evaluated",
     "Event",
+    "Fate",
     "Ledger",
     "Proposed",
     "Proved",
@@ -44,6 +47,7 @@ __all__ = [
     "Tuned",
     "VaultOpened",
     "digest_of",
+    "lower",
 ]
 
 _FILE = "ledger.jsonl"
@@ -231,6 +235,7 @@ Event: TypeAlias = Annotated[
     Begun | Asked | Replied | Proposed | Refusal | Evaluated | Tuned | Best | VaultOpened | Proved | Ended,
     pydantic.Field(discriminator="event"),
 ]
+_Of = TypeVar("_Of", bound=_Event)
 _EVENT: pydantic.TypeAdapter[Event] = pydantic.TypeAdapter(Event)
 
 
@@ -239,12 +244,37 @@ def digest_of(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
+@dataclasses.dataclass
+class Fate:
+    """What became of a candidate so far.
+
+    Attributes:
+      proposed: Where it came from.
+      look: The quick look.
+      full: The full replay.
+      refusal: Why it is out.
+      tuned: What tuning made of it.
+    """
+
+    proposed: Proposed
+    look: Evaluated | None = None
+    full: Evaluated | None = None
+    refusal: Refusal | None = None
+    tuned: Tuned | None = None
+
+    @property
+    def judged(self) -> bool:
+        """Whether nothing is left to find out, short of tuning."""
+        return self.refusal is not None or self.full is not None
+
+
 class Ledger:
     """A run's events, and its files.
 
     Attributes:
       directory: The run.
       events: All so far, in order.
+      fates: Of each candidate, by place, in order.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -254,7 +284,11 @@ class Ledger:
           InputError: if there is none, or a line of its ledger is damaged.
         """
         self.directory = directory
-        self.events, self._whole = _events(existing(directory / _FILE))
+        self.events: list[Event] = []
+        self.fates: dict[str, Fate] = {}
+        found, self._whole = _events(existing(directory / _FILE))
+        for event in found:
+            self._learn(event)
 
     @classmethod
     @contextlib.contextmanager
@@ -299,7 +333,7 @@ class Ledger:
             file.write(event.model_dump_json().encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        self.events.append(event)
+        self._learn(event)
 
     def keep(self, folder: str, name: str, text: str) -> Path:
         """Writes a file of the run, whole, unless it is there with this content."""
@@ -323,17 +357,80 @@ class Ledger:
             raise InputError(f"{self.directory / _FILE}: does not say what the run does. Start another one.")
         return first
 
+    def of(self, kind: type[_Of]) -> list[_Of]:
+        """The events of a kind, in order."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds that the run has taken, as of the last event."""
+        return self.events[-1].elapsed if self.events else 0.0
+
+    @property
+    def best(self) -> Fate | None:
+        """The candidate with the highest lower bound, the earlier one of two equal ones; None if none was judged."""
+        judged = [fate for fate in self.fates.values() if fate.full is not None]
+        return max(judged, key=lower, default=None)
+
+    def tried(self) -> list[Tried]:
+        """All candidates as a proposer is told of them."""
+        return [
+            _tried(fate, self.kept("candidates", f"{fate.proposed.candidate}.py") or "")
+            for fate in self.fates.values()
+        ]
+
+    def _learn(self, event: Event) -> None:
+        self.events.append(event)
+        match event:
+            case Proposed():
+                self.fates[event.place] = Fate(event)
+            case Refusal():
+                self.fates[event.place].refusal = event
+            case Evaluated(kind="look"):
+                self.fates[event.place].look = event
+            case Evaluated():
+                self.fates[event.place].full = event
+            case Tuned():
+                self.fates[event.place].tuned = event
+
     def _drop_torn_line(self) -> None:
         """Cuts off what a kill left of a line."""
         with explained(self.directory / _FILE), (self.directory / _FILE).open("rb+") as file:
             file.truncate(self._whole)
 
 
+def lower(fate: Fate) -> float:
+    """What a judged candidate is ranked by."""
+    assert fate.full is not None
+    return float(fate.full.verdict["lower"])
+
+
+def _tried(fate: Fate, source: str) -> Tried:
+    about, verdict = fate.proposed, fate.full.verdict if fate.full else {}
+    evaluated = fate.full or fate.look
+    return Tried(
+        digest=about.candidate,
+        round=about.round,
+        source=source,
+        name=evaluated.name if evaluated else "",
+        idea=about.idea,
+        parents=about.parents,
+        gain=verdict.get("gain"),
+        gain_se=verdict.get("gain_se"),
+        lower=verdict.get("lower"),
+        tokens=verdict["tokens"][-1] if verdict else None,
+        sequential=verdict["sequential"][-1] if verdict else None,
+        refused=fate.refusal.stage if fate.refusal else "",
+        reason=fate.refusal.reason if fate.refusal else "",
+        tuned=about.place.endswith("t"),
+    )
+
+
 def _begin(directory: Path) -> None:
     found = sorted(path.name for path in directory.iterdir() if path.name != "lock")
-    if _FILE in found:
+    if _FILE in found and (directory / _FILE).stat().st_size:  # else it was killed before it began
         raise InputError(f"{directory}: holds a run. Go on with it by --resume, or name another directory.")
-    if found:
+    if found and _FILE not in found:
         raise InputError(f"{directory}: not empty, it holds {found[0]!r}. Name another directory.")
     write_whole(directory / _FILE, "")
 

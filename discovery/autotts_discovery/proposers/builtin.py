@@ -400,8 +400,14 @@ def _step(genome: Genome) -> str:
     remembered = _remembered(genome)
     memory = f"Memory({', '.join(remembered)})" if remembered else "memory"
     text = f"{rules}\n" + "\n    ".join([f"return {memory}, act(", "obs,", *action]) + "\n)"
-    facts: list[str] = []
-    for name, line in reversed(FACTS.items()):
-        if re.search(rf"\b{name}\b", "\n".join([*facts, text])):
-            facts.insert(0, line)
-    return "\n".join([*facts, "", text])
+    return _needed(f"{FACTS}\n{text}")
+
+
+def _needed(code: str) -> str:
+    """The code without the lines that assign a name which no later line uses."""
+    needed: list[str] = []
+    for line in reversed(code.splitlines()):
+        name = re.match(r"\(?(\w+),?\)? = ", line)
+        if name is None or re.search(rf"(?<![.\w]){name[1]}\b", "\n".join(needed)):
+            needed.insert(0, line)
+    return "\n".join(needed)

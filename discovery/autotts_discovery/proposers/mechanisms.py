@@ -95,14 +95,16 @@ MEMORY = {
 
 _POOL = """\
 pool = pool_tally(obs, parsable=True)
-leader, v1, v2 = pool.winner, pool.first.astype(jnp.float32), pool.second.astype(jnp.float32)
+leader, v1 = pool.winner, pool.first.astype(jnp.float32)
+v2 = pool.second.astype(jnp.float32)
 """
 
 _LIVE_TIES = """\
 pool = pool_tally(obs, parsable=True)
 one, two = count(obs.active & (obs.answer == pool.winner), obs.active & (obs.answer == pool.runner_up))
 leader = jnp.where((pool.first == pool.second) & (two > one), pool.runner_up, pool.winner)
-v1, v2 = pool.first.astype(jnp.float32), pool.second.astype(jnp.float32)
+v1 = pool.first.astype(jnp.float32)
+v2 = pool.second.astype(jnp.float32)
 """
 
 _BACKED = """\
@@ -112,7 +114,8 @@ one, two = count(steady & (obs.answer == pool.winner), steady & (obs.answer == p
 first = pool.first.astype(jnp.float32) + params.half * one.astype(jnp.float32)
 second = pool.second.astype(jnp.float32) + params.half * two.astype(jnp.float32)
 leader = jnp.where(second > first, pool.runner_up, pool.winner)
-v1, v2 = jnp.maximum(first, second), jnp.minimum(first, second)
+v1 = jnp.maximum(first, second)
+v2 = jnp.minimum(first, second)
 """
 
 _SHORT = """\
@@ -127,7 +130,8 @@ steady = params.weight * jnp.minimum(obs.run.astype(jnp.float32) / params.settle
 _WEIGHTED = """\
 voters = {voters} & ~obs.unparsable
 vote = weighted_plurality(obs.answer, {weight}, voters)
-leader, v1, v2 = vote.winner, vote.first, vote.second
+leader, v1 = vote.winner, vote.first
+v2 = vote.second
 """
 
 _LIVE = "(obs.finished | obs.active)"
@@ -299,11 +303,11 @@ DECISIONS: dict[str, dict[str, Mechanism]] = {
     },
 }
 
-#: What `step` may compute first, in this order.
-FACTS = {
-    "start": "start = obs.round == 0",
-    "finished": "(finished,) = count(obs.finished)",
-    "done": "done = jnp.maximum(finished, 1).astype(jnp.float32)",
-    "depth": "depth = obs.depth.astype(jnp.float32)",
-    "mean_depth": "mean_depth = jnp.sum(jnp.where(obs.finished, depth, 0)) / done",
-}
+#: What `step` may compute first. Here and in the mechanisms' code, lines whose name no later line uses are left out.
+FACTS = """\
+start = obs.round == 0
+(finished,) = count(obs.finished)
+done = jnp.maximum(finished, 1).astype(jnp.float32)
+depth = obs.depth.astype(jnp.float32)
+mean_depth = jnp.sum(jnp.where(obs.finished, depth, 0)) / done
+"""

@@ -47,7 +47,7 @@ __all__ = [
     "Tuned",
     "VaultOpened",
     "digest_of",
-    "lower",
+    "stamp",
 ]
 
 _FILE = "ledger.jsonl"
@@ -239,6 +239,11 @@ _Of = TypeVar("_Of", bound=_Event)
 _EVENT: pydantic.TypeAdapter[Event] = pydantic.TypeAdapter(Event)
 
 
+def stamp(elapsed: float) -> dict[str, Any]:
+    """The fields that every event has, for one that happens now."""
+    return {"at": datetime.datetime.now(datetime.UTC), "elapsed": round(elapsed, 3)}
+
+
 def digest_of(text: str) -> str:
     """16 bytes of BLAKE2b, in hexadecimal."""
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
@@ -369,15 +374,48 @@ class Ledger:
     @property
     def best(self) -> Fate | None:
         """The candidate with the highest lower bound, the earlier one of two equal ones; None if none was judged."""
-        judged = [fate for fate in self.fates.values() if fate.full is not None]
-        return max(judged, key=lower, default=None)
+        judged = [place for place, fate in self.fates.items() if fate.full is not None]
+        return self.fates[max(judged, key=self.lower)] if judged else None
+
+    def lower(self, place: str) -> float:
+        """What a judged candidate is ranked by: a lower bound of its gain.
+
+        Tuning fits the questions that it sees, so what it makes is ranked by its gain on those that it did not see,
+        where that is less.
+        """
+        full = self.fates[place].full
+        assert full is not None
+        bound, figures = full.verdict["lower"], self.tuning_of(place)
+        return float(min(bound, figures["unseen"] - full.verdict["gain_se"]) if figures else bound)
+
+    def tuning_of(self, place: str) -> dict[str, Any] | None:
+        """The tuning that made a candidate; None if it was not tuned."""
+        tuned = self.fates[place[:-1]].tuned if place.endswith("t") else None
+        return None if tuned is None else tuned.figures
 
     def tried(self) -> list[Tried]:
         """All candidates as a proposer is told of them."""
-        return [
-            _tried(fate, self.kept("candidates", f"{fate.proposed.candidate}.py") or "")
-            for fate in self.fates.values()
-        ]
+        return [self._tried(fate) for fate in self.fates.values()]
+
+    def _tried(self, fate: Fate) -> Tried:
+        about, verdict = fate.proposed, fate.full.verdict if fate.full else {}
+        evaluated = fate.full or fate.look
+        return Tried(
+            digest=about.candidate,
+            round=about.round,
+            source=self.kept("candidates", f"{about.candidate}.py") or "",
+            name=evaluated.name if evaluated else "",
+            idea=about.idea,
+            parents=about.parents,
+            gain=verdict.get("gain"),
+            gain_se=verdict.get("gain_se"),
+            lower=self.lower(about.place) if verdict else None,
+            tokens=verdict["tokens"][-1] if verdict else None,
+            sequential=verdict["sequential_tokens"][-1] if verdict else None,
+            refused=fate.refusal.stage if fate.refusal else "",
+            reason=fate.refusal.reason if fate.refusal else "",
+            tuned=about.place.endswith("t"),
+        )
 
     def _learn(self, event: Event) -> None:
         self.events.append(event)
@@ -397,33 +435,6 @@ class Ledger:
         """Cuts off what a kill left of a line."""
         with explained(self.directory / _FILE), (self.directory / _FILE).open("rb+") as file:
             file.truncate(self._whole)
-
-
-def lower(fate: Fate) -> float:
-    """What a judged candidate is ranked by."""
-    assert fate.full is not None
-    return float(fate.full.verdict["lower"])
-
-
-def _tried(fate: Fate, source: str) -> Tried:
-    about, verdict = fate.proposed, fate.full.verdict if fate.full else {}
-    evaluated = fate.full or fate.look
-    return Tried(
-        digest=about.candidate,
-        round=about.round,
-        source=source,
-        name=evaluated.name if evaluated else "",
-        idea=about.idea,
-        parents=about.parents,
-        gain=verdict.get("gain"),
-        gain_se=verdict.get("gain_se"),
-        lower=verdict.get("lower"),
-        tokens=verdict["tokens"][-1] if verdict else None,
-        sequential=verdict["sequential"][-1] if verdict else None,
-        refused=fate.refusal.stage if fate.refusal else "",
-        reason=fate.refusal.reason if fate.refusal else "",
-        tuned=about.place.endswith("t"),
-    )
 
 
 def _begin(directory: Path) -> None:

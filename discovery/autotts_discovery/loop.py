@@ -1,13 +1,12 @@
-"""The loop of discovery: a proposer writes controllers; each is exported behind a wall, judged, tuned and remembered.
+"""The loop of discovery: a proposer writes controllers, which are exported behind a wall, judged, tuned, remembered.
 
-Every step is an event of the run's `ledger`, which alone decides what comes next. So a run that was killed goes on where
-it was, and ends as if it had not been.
+Every step is an event of the run's `ledger`, which alone decides what comes next. So a run that was killed goes on
+where it was, and ends as if it had not been.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import functools
 import hashlib
 import math
@@ -20,7 +19,7 @@ from typing import Any
 import autotts_jax as tts
 from autotts_discovery import requests, wall
 from autotts_discovery.candidates import Refused, check_source, with_ends
-from autotts_discovery.judge import Judge, Verdict, make_bench
+from autotts_discovery.judge import Bench, Judge, Terms, Verdict, make_bench
 from autotts_discovery.ledger import (
     Asked,
     Begun,
@@ -35,7 +34,7 @@ from autotts_discovery.ledger import (
     Settings,
     Tuned,
     digest_of,
-    lower,
+    stamp,
 )
 from autotts_discovery.proposers import Proposal, Proposer, ReplyError, Request, Tried, read, written
 from autotts_discovery.proposers.command import Command
@@ -56,11 +55,11 @@ BETAS = tuple(i / 20 for i in range(21))
 #: Branch orders per question with which they are judged.
 SHUFFLES = 100
 
-# A candidate whose quick look ends so far below the envelope, two standard errors added, is not judged.
-_HOPELESS = -0.05
-
 # Replies that may fail in a row.
 _PATIENCE = 3
+
+# Parents whose episodes a proposer is told of, at which β, and in how many characters: that was enough in a trial.
+_TRACED, _TRACED_BETA, _SUMMARY = 2, 0.5, 2500
 
 #: The name of the file with the best candidate so far.
 BEST = "best.py"
@@ -126,7 +125,7 @@ def discover(
     resume: bool = False,
     reply_minutes: float = 10,
     watch: Callable[[Standing], None] | None = None,
-    say: Callable[[str], None] = functools.partial(print, file=sys.stderr),
+    say: Callable[[str], None] | None = None,
 ) -> Found:
     """Searches for a controller that beats the hand-made ones.
 
@@ -147,7 +146,7 @@ def discover(
       resume: Go on with the run in `out`. All but `rounds`, `minutes` and `reply_minutes` must be as they were.
       reply_minutes: That a command may take for a reply.
       watch: Called with how the run stands, whenever that changes.
-      say: Called with what whoever runs it should do.
+      say: Called with what whoever runs it should know or do; defaults to printing it to stderr.
 
     Returns:
       What was found.
@@ -160,8 +159,10 @@ def discover(
     for name, value in (("minutes", minutes), ("reply_minutes", reply_minutes), ("latency", latency)):
         if value is not None and not 0 < value < math.inf:
             raise InputError(f"{name} {value}: not above 0. Give a number above 0.")
+    seed = check_seed(seed)
     directory = Path(out)
-    asking = _proposer(proposer, directory, rounds, check_seed(seed), 60 * reply_minutes, say)
+    say = say or functools.partial(print, file=sys.stderr)
+    asking = _proposer(proposer, directory, rounds, 60 * reply_minutes, say)
     settings = Settings(
         proposer=proposer if isinstance(proposer, str) else asking.name,
         proposals=proposals,
@@ -185,7 +186,7 @@ def discover(
     refuse_shared(held_out, questions)
     with Ledger.locked(directory, new=not resume) as ledger:
         session = Begun(
-            **_now(ledger.elapsed),
+            **stamp(ledger.elapsed),
             settings=settings,
             datasets=used_datasets(datasets),
             held_out=used_datasets(held_out),
@@ -231,14 +232,14 @@ class _Loop:
 
     def run(self) -> Found:
         self.tell("preparing")
-        bench = make_bench(
-            self.datasets, betas=BETAS, shuffles=SHUFFLES, seed=self.settings.seed, latency=self.settings.latency
-        )
+        settings = self.settings
+        terms = Terms(latency=settings.latency)
+        self.bench = make_bench(self.datasets, betas=BETAS, shuffles=SHUFFLES, seed=settings.seed, terms=terms)
         reason = "rounds"
-        with Judge(bench) as self.judge:
+        with Judge(self.bench) as self.judge:
             try:
-                for self.round in range(1, self.rounds + 1):
-                    self.one_round(self.round)
+                for number in range(1, self.rounds + 1):
+                    self.one_round(number)
             except _TimeUp:
                 reason = "minutes"
         self.note(Ended, reason=reason)
@@ -248,15 +249,14 @@ class _Loop:
         return Found(self.ledger.directory, best, file, tuple(self.ledger.tried()), reason)
 
     def one_round(self, number: int) -> None:
+        self.round = number
         places = self.places(number)
         for place in places:
             self.evaluate(place)
-        for place in sorted((p for p in places if self.ledger.fates[p].full), key=self.lower_of, reverse=True):
-            if self.settings.tuning:
+        if self.settings.tuning:
+            judged = [place for place in places if self.ledger.fates[place].full]
+            for place in sorted(judged, key=self.ledger.lower, reverse=True):
                 self.tune(place)
-
-    def lower_of(self, place: str) -> float:
-        return lower(self.ledger.fates[place])
 
     # --- asking ---
 
@@ -350,8 +350,16 @@ class _Loop:
         )
 
     def summaries(self, parents: Sequence[Tried]) -> dict[str, str]:
-        """What happened in the episodes of the best parents."""
-        return {}
+        """What happened in episodes of the best parents. The judge has replayed the same ones: they end."""
+        found = {}
+        for parent in parents[:_TRACED]:
+            self.tell(f"tracing {parent.name}")
+            controller = self.artefact(parent.digest).controller()
+            (row,) = tts.rows_of(tts.Setting(controller), [_TRACED_BETA])
+            orders = self.bench.orders[:, : self.bench.looks]
+            watched = tts.failures.watch(self.bench.data, row, orders)
+            found[parent.digest] = tts.failures.summarize(self.bench.data, row, watched, characters=_SUMMARY)
+        return found
 
     # --- judging ---
 
@@ -397,11 +405,6 @@ class _Loop:
         for other in earlier:
             if other.look is not None and _verdict(other.look).signature == look.signature:
                 raise Refused("duplicate", f"decides the same as candidate {other.proposed.candidate[:8]}")
-        if look.gain + 2 * look.gain_se < _HOPELESS:
-            raise Refused(
-                "look",
-                f"{100 * look.gain:+.1f} ± {100 * look.gain_se:.1f} points against the envelope at a quick look",
-            )
         self.check_time()
         self.tell(f"judging {name}")
         self.evaluated(place, "full", artefact, self.judge.judge)
@@ -436,9 +439,10 @@ class _Loop:
             self.tell(f"tuning {artefact.described.name}")
             began, candidate, figures = time.monotonic(), "", {}
             try:
-                tuned = self.judge.tune(artefact)
+                tuned = self.judge.tune(artefact, seed=_seed(self.settings.seed, "tune", fate.proposed.candidate))
                 figures = tuned.model_dump(mode="json")
-                source = with_ends(self.ledger.kept("candidates", f"{fate.proposed.candidate}.py") or "", tuned.ends)
+                source = self.ledger.kept("candidates", f"{fate.proposed.candidate}.py") or ""
+                source = with_ends(source, tuned.values)
                 candidate = digest_of(source)
                 self.ledger.keep("candidates", f"{candidate}.py", source)
             except InputError as error:  # a refusal among them
@@ -462,7 +466,7 @@ class _Loop:
         place, candidate = best.proposed.place, best.proposed.candidate
         crowned = self.ledger.of(Best)
         if not crowned or crowned[-1].place != place:
-            self.note(Best, place=place, candidate=candidate, lower=lower(best))
+            self.note(Best, place=place, candidate=candidate, lower=self.ledger.lower(place))
         source = self.ledger.kept("candidates", f"{candidate}.py") or ""
         self.ledger.keep(".", BEST, _header(self.ledger, best) + source)
 
@@ -482,8 +486,8 @@ class _Loop:
         if self.elapsed >= self.seconds:
             raise _TimeUp
 
-    def note(self, kind: type[Any], **fields: Any) -> None:
-        self.ledger.append(kind(**_now(self.elapsed), **fields))
+    def note(self, event: type[Any], /, **fields: Any) -> None:
+        self.ledger.append(event(**stamp(self.elapsed), **fields))
 
     def tell(self, doing: str) -> None:
         fates = self.ledger.fates.values()
@@ -494,9 +498,7 @@ class _Loop:
 # --- before a run ----------------------------------------------------------------------------------------------------
 
 
-def _proposer(
-    given: str | Proposer, run: Path, rounds: int, seed: int, seconds: float, say: Callable[[str], None]
-) -> Proposer:
+def _proposer(given: str | Proposer, run: Path, rounds: int, seconds: float, say: Callable[[str], None]) -> Proposer:
     if not isinstance(given, str):
         return given
     kind, _, rest = given.partition(":")
@@ -504,7 +506,7 @@ def _proposer(
         case "builtin" if not rest:
             from autotts_discovery.proposers.builtin import Builtin
 
-            return Builtin(seed)
+            return Builtin()
         case "files" if not rest:
             return Files(run, say)
         case "command" if rest:
@@ -544,20 +546,16 @@ def _check_same(first: Begun, now: Begun, directory: Path) -> None:
         (f"{name} version", first.versions.get(name), now.versions.get(name)) for name in first.versions | now.versions
     ]
     for name in ("datasets", "held_out"):
-        labels = [", ".join(d.label for d in getattr(begun, name)) or "none" for begun in (first, now)]
+        before, after = (", ".join(d.label for d in getattr(begun, name)) or "none" for begun in (first, now))
         digests = [sorted(d.digest for d in getattr(begun, name)) for begun in (first, now)]
         if digests[0] != digests[1]:
-            labels[1] += f" with other contents" * (labels[0] == labels[1])
-            pairs.append((name.replace("_", "-").removesuffix("sets"), *labels))
+            after += " with other contents" * (before == after)
+            pairs.append((name.replace("_", "-").removesuffix("sets"), before, after))
     for name, before, after in pairs:
         if before != after:
             raise InputError(
-                f"{directory}: a run with {name} {before}, not {after}. Go on with it as it began, or start another one."
+                f"{directory}: a run with {name} {before}, not {after}. Go on with it as it began, or start another."
             )
-
-
-def _now(elapsed: float) -> dict[str, Any]:
-    return {"at": datetime.datetime.now(datetime.UTC), "elapsed": round(elapsed, 3)}
 
 
 def _seed(*what: object) -> int:
@@ -589,17 +587,22 @@ def _completed(beginning: str, digests: Sequence[str]) -> str:
 
 def _header(ledger: Ledger, fate: Fate) -> str:
     """The evidence for a candidate, as comments."""
-    assert fate.full is not None
     verdict, begun = _verdict(fate.full), ledger.begun
     labels = ", ".join(dataset.label for dataset in begun.datasets)
     judged = sum(other.full is not None for other in ledger.fates.values())
+    figures = ledger.tuning_of(fate.proposed.place)
     lines = [
-        f"Found by `autotts discover` (proposer {begun.settings.proposer}, seed {begun.settings.seed}): "
-        f"candidate {fate.proposed.candidate}.",
-        f"On {labels}: {100 * verdict.gain:+.2f} ± {100 * verdict.gain_se:.2f} points of accuracy above the envelope of "
-        "the hand-made controllers at equal tokens;",
-        f"that is the best of {judged} judged on these very data, so luck is in it. `autotts discover judge` tests it on "
-        "others.",
+        f"Found by `autotts discover`: candidate {fate.proposed.candidate}, "
+        f"proposer {begun.settings.proposer}, seed {begun.settings.seed}.",
+        f"{100 * verdict.gain:+.2f} ± {100 * verdict.gain_se:.2f} points of accuracy above the envelope of the hand-made "
+        f"controllers at equal tokens, on {labels}.",
+    ]
+    if figures:
+        lines.append(
+            f"Tuned on half of the questions, it gains {100 * figures['unseen']:+.2f} points on the other half."
+        )
+    lines += [
+        f"The best of {judged} judged on these data, so luck is in it: `autotts discover judge` tests it on others.",
         f"Idea: {fate.proposed.idea}",
     ]
     return "".join(f"# {requests.on_one_line(line, 600)}\n" for line in lines) + "\n"

@@ -173,7 +173,7 @@ def compose(
     return _within(parts, characters)
 
 
-def parents_among(tried: Sequence[Tried], count: int = 4) -> list[Tried]:
+def parents_among(tried: Sequence[Tried], count: int = 6) -> list[Tried]:
     """The best judged candidate, then the best ones of other lines of descent, then other good ones.
 
     Of a candidate and its tuned form, only the better one.

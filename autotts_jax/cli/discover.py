@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import typer.core
-from rich.progress import Progress, SpinnerColumn, TextColumn
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 import autotts_jax as tts
 from autotts_jax.cli.console import ERR, OUT, interruptible, printable, status
@@ -80,8 +80,9 @@ def discover(
     """
     loop = _wing("loop")
     farewell = f"Interrupted: {out} keeps what was done. The same command with --resume goes on from there."
-    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False))
-    with interruptible(farewell), Progress(*columns, console=ERR, disable=ERR.quiet, transient=True) as shown:
+    columns = (SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
+    hidden = ERR.quiet or not ERR.is_terminal
+    with interruptible(farewell), Progress(*columns, console=ERR, disable=hidden, transient=True) as shown:
         task = shown.add_task("reading", total=None)
         found = loop.discover(
             opened(data),
@@ -178,7 +179,7 @@ def _line(standing: Standing) -> str:
     gain = "" if best is None else f", best {_points(best.gain, best.gain_se)} points"
     return (
         f"round {standing.round} of {standing.rounds}, {standing.candidates} candidates, {standing.refused} refused"
-        f"{gain}, {standing.minutes:.1f} min: {standing.doing}"
+        f"{gain}: {standing.doing}"
     )
 
 

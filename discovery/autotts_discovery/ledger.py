@@ -27,7 +27,7 @@ import pydantic
 
 from autotts_discovery.proposers import Tried
 from autotts_jax.errors import InputError
-from autotts_jax.files import existing, explained, writable, write_whole
+from autotts_jax.files import explained, writable, write_whole
 from autotts_jax.provenance import UsedDataset
 
 __all__ = [
@@ -291,7 +291,7 @@ class Ledger:
         self.directory = directory
         self.events: list[Event] = []
         self.fates: dict[str, Fate] = {}
-        found, self._whole = _events(existing(directory / _FILE))
+        found, self._whole = _events(_there(directory))
         for event in found:
             self._learn(event)
 
@@ -309,7 +309,7 @@ class Ledger:
         """
         directory = Path(directory)
         if not new:
-            existing(directory / _FILE)
+            _there(directory)
         writable(directory)
         with explained(directory):
             lock = filelock.FileLock(directory / "lock", thread_local=False)
@@ -435,6 +435,17 @@ class Ledger:
         """Cuts off what a kill left of a line."""
         with explained(self.directory / _FILE), (self.directory / _FILE).open("rb+") as file:
             file.truncate(self._whole)
+
+
+def _there(directory: Path) -> Path:
+    """The ledger's file.
+
+    Raises:
+      InputError: if there is none.
+    """
+    if not (directory / _FILE).is_file():
+        raise InputError(f"{directory}: no run is there. Name the directory that `autotts discover --out` wrote.")
+    return directory / _FILE
 
 
 def _begin(directory: Path) -> None:

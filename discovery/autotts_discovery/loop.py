@@ -354,11 +354,7 @@ class _Loop:
         found = {}
         for parent in parents[:_TRACED]:
             self.tell(f"tracing {parent.name}")
-            controller = self.artefact(parent.digest).controller()
-            (row,) = tts.rows_of(tts.Setting(controller), [_TRACED_BETA])
-            orders = self.bench.orders[:, : self.bench.looks]
-            watched = tts.failures.watch(self.bench.data, row, orders)
-            found[parent.digest] = tts.failures.summarize(self.bench.data, row, watched, characters=_SUMMARY)
+            found[parent.digest] = summarized(self.bench, self.artefact(parent.digest).controller())
         return found
 
     # --- judging ---
@@ -565,6 +561,13 @@ def _seed(*what: object) -> int:
 # --- candidates ------------------------------------------------------------------------------------------------------
 
 
+def summarized(bench: Bench, controller: tts.Controller) -> str:
+    """What happened in the episodes of a quick look, at one β."""
+    (row,) = tts.rows_of(tts.Setting(controller), [_TRACED_BETA])
+    watched = tts.failures.watch(bench.data, row, bench.orders[:, : bench.looks])
+    return tts.failures.summarize(bench.data, row, watched, characters=_SUMMARY)
+
+
 def _program(artefact: Artefact) -> str:
     """A digest of what an artefact computes."""
     about = artefact.described
@@ -592,7 +595,7 @@ def _header(ledger: Ledger, fate: Fate) -> str:
     judged = sum(other.full is not None for other in ledger.fates.values())
     figures = ledger.tuning_of(fate.proposed.place)
     lines = [
-        f"Found by `autotts discover`: candidate {fate.proposed.candidate}, "
+        f"Found by autotts discover: candidate {fate.proposed.candidate}, "
         f"proposer {begun.settings.proposer}, seed {begun.settings.seed}.",
         f"{100 * verdict.gain:+.2f} ± {100 * verdict.gain_se:.2f} points of accuracy above the envelope of the hand-made "
         f"controllers at equal tokens, on {labels}.",
@@ -602,7 +605,7 @@ def _header(ledger: Ledger, fate: Fate) -> str:
             f"Tuned on half of the questions, it gains {100 * figures['unseen']:+.2f} points on the other half."
         )
     lines += [
-        f"The best of {judged} judged on these data, so luck is in it: `autotts discover judge` tests it on others.",
+        f"The best of {judged} judged on these data, so luck is in it; autotts discover judge tests it on others.",
         f"Idea: {fate.proposed.idea}",
     ]
     return "".join(f"# {requests.on_one_line(line, 600)}\n" for line in lines) + "\n"

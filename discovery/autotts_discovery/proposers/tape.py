@@ -7,7 +7,6 @@ from pathlib import Path
 from autotts_discovery.ledger import Ledger, Replied, digest_of
 from autotts_discovery.proposers import ReplyError, Request
 from autotts_jax.errors import InputError
-from autotts_jax.files import existing
 
 __all__ = ["Tape"]
 
@@ -29,7 +28,7 @@ class Tape:
         Raises:
           InputError: if it has no replies, too few, or others than its ledger says.
         """
-        tape = Ledger(existing(run))
+        tape = Ledger(run)
         replied = [event for event in tape.events if isinstance(event, Replied)]
         if len(replied) < rounds:
             raise InputError(

@@ -29,7 +29,9 @@ class Refused(InputError):
     """
 
     def __init__(self, stage: str, reason: str) -> None:
-        """With the message ``stage: reason``."""
+        """With the message ``stage: reason``, the reason in one printable line of at most 300 characters."""
+        line = " ".join("".join(mark if mark.isprintable() else " " for mark in reason[:2000]).split())
+        reason = line if len(line) <= 300 else f"{line[:299]}…"
         super().__init__(f"{stage}: {reason}")
         self.stage, self.reason = stage, reason
 

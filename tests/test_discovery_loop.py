@@ -276,7 +276,7 @@ def test_a_killed_run_goes_on(calls: Calls, data: Dataset, tmp_path: Path, monke
     discover(data, out=whole, proposer=Scripted(), rounds=2, say=quietly)
     expected = work(whole)
     append = Ledger.append
-    for point in random.Random(how).sample(range(len(events(whole))), 12):
+    for point in random.Random(how).sample(range(len(events(whole))), 8):
         left = [point]
 
         def killed(self: Ledger, event: Any, left: list[int] = left) -> None:

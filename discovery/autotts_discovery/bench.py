@@ -1,20 +1,21 @@
-"""The bench: search data, shuffles, βs, and what the known controllers reach there; and a candidate's verdict on it."""
+"""The bench: search data, shuffles, βs, and what known controllers reach there; and a candidate's verdict on it."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pydantic
-from jaxtyping import Bool, Float32, Int, Int32, PyTree
+from jaxtyping import Float32, Int32, PyTree
 
-from autotts_discovery.fitness import BUDGETS, Means, Terms, assess
+from autotts_discovery.fitness import BUDGETS, Means, Terms, assess, means_of
 from autotts_jax import (
     BETAS,
     COMPILER_OPTIONS,
@@ -29,19 +30,17 @@ from autotts_jax import (
     draw_orders,
     evaluate,
 )
-from autotts_jax.artefacts import Artefact, export_controller
+from autotts_jax.artefacts import Artefact
 from autotts_jax.digests import Digest
 from autotts_jax.errors import check_whole
-from autotts_jax.orders import WIDTH
 from autotts_jax.provenance import distinct_datasets
 from autotts_jax.sweeps import width_of
 
-__all__ = ["Bench", "Replayer", "Verdict", "make_bench"]
+__all__ = ["Bench", "Replayer", "Verdict", "by_question", "make_bench", "program_of"]
 
 #: The reference that sets the pace and, by default, the upper end of the range: CMC.
 _PACE = "confidence_momentum"
 
-_Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
 _Finite = pydantic.FiniteFloat
 
 
@@ -70,8 +69,8 @@ class Verdict(pydantic.BaseModel, frozen=True, extra="forbid"):
     gain_se: _Finite
     penalty: _Finite
     gains: dict[str, _Finite]
-    betas: tuple[_Fraction, ...]
-    accuracy: tuple[_Fraction, ...]
+    betas: tuple[_Finite, ...]
+    accuracy: tuple[_Finite, ...]
     tokens: tuple[_Finite, ...]
     sequential_tokens: tuple[_Finite, ...]
     latency: _Finite
@@ -177,4 +176,149 @@ def make_bench(
     Raises:
       InputError: before any work, naming field, value and remedy.
     """
-    raise NotImplementedError
+    terms = Terms() if terms is None else terms
+    betas = tuple(sorted(map(float, betas)))
+    if not betas or len(set(betas)) < len(betas) or not 0 <= betas[0] <= betas[-1] <= 1:
+        raise InputError(f"betas {betas}: not distinct numbers from 0 to 1. Use 0, 0.1, …, 1, say.")
+    check_whole("looks", looks, 1, check_whole("shuffles", shuffles, 1, 10_000))
+    if tokens is not None and not 0 < tokens[0] < tokens[1] < math.inf:
+        raise InputError(f"tokens {tokens}: not a range. Give a lower and an upper bound above 0.")
+    parts, _ = distinct_datasets([datasets] if isinstance(datasets, Dataset) else list(datasets))
+    if not parts:
+        raise InputError("data: no dataset. Name at least one.")
+    data = concatenate(parts)
+    orders = draw_orders(parts, shuffles, "random", seed)
+    pace = CONTROLLERS[_PACE]
+    known = [pace, *(c for c in (CONTROLLERS.values() if references is None else references) if c != pace)]
+    store, grid = jax.device_put(data.store), jnp.asarray(betas, jnp.float32)
+    found = [_replay(controller, store, jax.vmap(controller.schedule)(grid), orders) for controller in known]
+    by_shuffles = {
+        count: jax.tree.map(lambda *each: np.stack(each), *(by_question(outcome, count) for outcome in found))
+        for count in {looks, shuffles}
+    }
+    start, member = _one_branch(data.store), _member(data)
+    if tokens is None:
+        lows, highs = (
+            np.asarray(means_of(means, member).tokens)[:, -1]
+            for means in (start, jax.tree.map(lambda values: values[0], by_shuffles[shuffles]))
+        )
+    else:
+        lows, highs = (np.full(len(member), bound) for bound in tokens)
+    for (name, _), low, high in zip(data.parts, lows, highs, strict=True):
+        if not low < high:
+            raise InputError(
+                f"data {name}: one branch takes {low:.0f} tokens and CMC at β = {betas[-1]:g} only {high:.0f}. Give "
+                "the range of tokens yourself."
+            )
+    return Bench(
+        data=data,
+        betas=betas,
+        orders=orders,
+        looks=looks,
+        terms=terms,
+        budgets=np.geomspace(lows, highs, BUDGETS, axis=1).astype(np.float32),
+        start=start,
+        names=tuple(controller.name for controller in known),
+        references=by_shuffles,
+    )
+
+
+class Replayer:
+    """A bench's data on the devices of this process, where artefacts are replayed.
+
+    One program serves every number of shuffles and every schedule: those that are left out are orders without
+    branches, whose episodes end at once.
+    """
+
+    def __init__(self, bench: Bench) -> None:
+        """Moves the data to the devices, and compiles what every verdict needs."""
+        self.bench = bench
+        self.store = jax.device_put(bench.data.store)
+        self.betas = jnp.asarray(bench.betas, jnp.float32)
+        self.floor = min(self._fitness(place) for place in range(len(bench.names)))
+
+    def verdict(self, artefact: Artefact, shuffles: int) -> Verdict:
+        """Replays a candidate.
+
+        Args:
+          artefact: The candidate.
+          shuffles: S or `looks`.
+
+        Raises:
+          InputError: if it cannot be replayed on this data.
+        """
+        began = time.perf_counter()
+        schedule = artefact.schedule or artefact.controller().schedule
+        outcome = self.outcome(artefact, jax.vmap(schedule)(self.betas), shuffles)
+        return Verdict(
+            **self.bench.judged(by_question(outcome, shuffles), shuffles),
+            shuffles=shuffles,
+            episodes=outcome.correct[..., :shuffles].size,
+            seconds=time.perf_counter() - began,
+            signature=_signature(outcome, self.bench.looks),
+        )
+
+    def outcome(self, artefact: Artefact, params: PyTree, shuffles: int) -> Outcome:
+        """Replays parameter vectors, one for each of the bench's βs; beyond the first shuffles nothing is there."""
+        rows = [jax.tree.map(lambda leaf, p=p: leaf[p], jax.device_get(params)) for p in range(len(self.betas))]
+        orders = self.bench.orders[..., : self.width(artefact, rows)].copy()
+        orders[:, shuffles:] = -1
+        return _replay(program_of(artefact).controller(), self.store, params, orders)
+
+    def width(self, artefact: Artefact, rows: Sequence[PyTree]) -> int:
+        """Slots that suffice for these parameter vectors."""
+        controller = artefact.controller()
+        return width_of([Row(controller, None, row) for row in rows], int(self.bench.data.store.branches.max()))
+
+    def _fitness(self, place: int) -> float:
+        """A reference's own fitness on the quick look's shuffles."""
+        looks = self.bench.looks
+        found = jax.tree.map(lambda values: values[place], self.bench.references[looks])
+        figures = self.bench.judged(found, looks)
+        return float(figures["gain"] - figures["penalty"])
+
+
+def program_of(artefact: Artefact) -> Artefact:
+    """The artefact without its schedule, names and texts: what is compiled, and equal if only those differ."""
+    bare = {"bounds": {}, "lines": None, "samples": None, "opens": ()}
+    about = artefact.described.model_copy(update={"name": "candidate", "source": "", "source_text": "", **bare})
+    programs = {name: program for name, program in artefact.programs.items() if name != "schedule"}
+    return Artefact(about.model_dump_json(), programs)
+
+
+def _replay(controller: Controller, store: ReplayStore, params: PyTree, orders: Int32[np.ndarray, "Q S B"]) -> Outcome:
+    return jax.device_get(_evaluate(controller, store, params, orders, devices=tuple(jax.devices())))
+
+
+_evaluate = jax.jit(evaluate, static_argnames=("controller", "devices"), compiler_options=COMPILER_OPTIONS)
+
+
+def by_question(outcome: Outcome, shuffles: int) -> Means:
+    """Means over the first shuffles, ``[P, Q]``."""
+    fields = (outcome.correct, outcome.tokens, outcome.sequential_tokens)
+    return Means(*(np.asarray(field)[..., :shuffles].mean(axis=-1).astype(np.float32) for field in fields))
+
+
+def _one_branch(store: ReplayStore) -> Means:
+    """Reading one branch to its end, by question: the mean over its branches, ``[1, Q]``."""
+    intervals, there = np.asarray(store.intervals), np.asarray(store.branch_mask)
+    last = np.maximum(intervals - 1, 0)[..., None]
+    final = np.take_along_axis(np.asarray(store.answers), last, axis=-1)[..., 0]
+    right = (final == np.asarray(store.gold)[:, None]) & (np.asarray(store.gold) >= 0)[:, None]
+    accuracy, tokens = (
+        np.mean(values, axis=1, where=there)[None].astype(np.float32) for values in (right, np.asarray(store.tokens))
+    )
+    return Means(accuracy, tokens, tokens)
+
+
+def _member(data: Dataset) -> Float32[np.ndarray, "D Q"]:
+    """1 where a question belongs to a dataset."""
+    sizes = [questions for _, questions in data.parts]
+    return np.repeat(np.eye(len(sizes), dtype=np.float32), sizes, axis=1)
+
+
+def _signature(outcome: Outcome, looks: int) -> str:
+    digest = Digest()
+    for field in ("answer", "tokens", "sequential_tokens", "opened", "pruned"):
+        digest.array(field, np.asarray(getattr(outcome, field))[..., :looks])
+    return digest.hex()

@@ -2,7 +2,7 @@
 
 Means of accuracy and tokens by β make a *curve*, read as in `autotts_jax.frontier`: the best accuracy within a number
 of tokens, linear over log tokens between two βs. Every curve begins with reading *one branch* to its end, which
-anybody can do, so a controller neither gains nor loses by where its own β = 0 lies.
+anybody can do, so a controller neither gains nor loses by where its own β = 0 lies; a smaller budget counts as that.
 
 The *gain* on a dataset is the mean, over `BUDGETS` token budgets evenly spaced over log tokens, of the controller's
 accuracy minus the best of the references'. Both are replayed on the same shuffles and on equally many of them: the
@@ -31,6 +31,7 @@ from jaxtyping import Float32
 
 from autotts_jax import InputError
 from autotts_jax.frontier import accuracy_at
+from autotts_jax.replay import AnyArray
 
 __all__ = ["BUDGETS", "PRICE", "Assessment", "Bar", "Means", "Terms", "assess", "bar_of", "fitness", "means_of"]
 
@@ -46,8 +47,8 @@ class Terms:
     """What counts.
 
     Attributes:
-      objective: "gain" is the gain described above. The paper's own, relative to the best of the references: "accuracy"
-        is the highest accuracy over β, "reward" the highest accuracy − gamma × tokens.
+      objective: "gain" is the gain described above. The paper's own, relative to the best of the references:
+        "accuracy" is the highest accuracy over β, "reward" the highest accuracy − gamma × tokens.
       gamma: Accuracy that one token must buy; for "reward" only.
       latency: Cap on sequential tokens, in multiples of CMC's at the same β; None for no cap.
 
@@ -75,9 +76,9 @@ class Terms:
 class Means(NamedTuple):
     """Means over episodes: by β and question, ``[…, B, Q]``, or by dataset and β, ``[…, D, B]``."""
 
-    accuracy: Float32[Array, "..."]
-    tokens: Float32[Array, "..."]
-    sequential_tokens: Float32[Array, "..."]
+    accuracy: Float32[Array, ...]
+    tokens: Float32[Array, ...]
+    sequential_tokens: Float32[Array, ...]
 
 
 class Bar(NamedTuple):
@@ -92,7 +93,7 @@ class Bar(NamedTuple):
     """
 
     start: Means  # [D, 1]
-    budgets: Float32[Array, "D G"]
+    budgets: Float32[AnyArray, "D G"]
     known: Float32[Array, "D K"]
     pace: Float32[Array, "D B"]
     there: Float32[Array, " D"]
@@ -115,7 +116,7 @@ class Assessment(NamedTuple):
     latency: Float32[Array, ""]  # sequential tokens relative to CMC's at the same β, the geometric mean
 
 
-def means_of(by_question: Means, member: Float32[Array, "D Q"]) -> Means:
+def means_of(by_question: Means, member: Float32[AnyArray, "D Q"]) -> Means:
     """Means by dataset from those by question; 0 for a dataset without questions.
 
     Args:
@@ -131,8 +132,8 @@ def means_of(by_question: Means, member: Float32[Array, "D Q"]) -> Means:
 def bar_of(
     references: Means,
     start: Means,
-    budgets: Float32[Array, "D G"],
-    member: Float32[Array, "D Q"],
+    budgets: Float32[AnyArray, "D G"],
+    member: Float32[AnyArray, "D Q"],
     terms: Terms,
     every: int = 1,
 ) -> Bar:
@@ -172,9 +173,9 @@ def assess(
     found: Means,
     references: Means,
     start: Means,
-    budgets: Float32[Array, "D G"],
-    member: Float32[Array, "D Q"],
-    clusters: Float32[Array, "C Q"],
+    budgets: Float32[AnyArray, "D G"],
+    member: Float32[AnyArray, "D Q"],
+    clusters: Float32[AnyArray, "C Q"],
     terms: Terms,
 ) -> Assessment:
     """A controller's score and its standard error.
@@ -189,10 +190,10 @@ def assess(
       terms: What counts.
     """
 
-    def scored(member: Float32[Array, "D Q"]) -> Score:
+    def scored(member: Float32[AnyArray, "D Q"]) -> Score:
         return fitness(means_of(found, member), bar_of(references, start, budgets, member, terms), terms)
 
-    without = jax.vmap(lambda cluster: scored(member * (1 - cluster)).gain)(clusters)
+    without = jax.vmap(lambda cluster: scored(member * (1 - cluster)[None]).gain)(clusters)
     count = len(clusters)
     variance = jnp.sum((without - jnp.mean(without)) ** 2) * ((count - 1) / count)
     bar, curve = bar_of(references, start, budgets, member, terms), means_of(found, member)
@@ -200,18 +201,18 @@ def assess(
     return Assessment(scored(member), jnp.sqrt(variance), curve, jnp.exp(_mean(ratio, bar.there)))
 
 
-def _offered(curve: Means, start: Means, budgets: Float32[Array, "D G"], terms: Terms) -> Float32[Array, "D K"]:
-    """What a controller offers on each dataset: its accuracy within each budget, or its value; 0 before it begins."""
+def _offered(curve: Means, start: Means, budgets: Float32[AnyArray, "D G"], terms: Terms) -> Float32[Array, "D K"]:
+    """What a controller offers on each dataset: its accuracy within each budget, at least one branch's, or its value."""
     accuracy, tokens, _ = (jnp.concatenate(pair, axis=-1) for pair in zip(start, curve, strict=True))
     if terms.objective != "gain":
         return jnp.max(accuracy - jnp.float32(terms.gamma) * tokens, axis=-1, keepdims=True)
     within = jax.vmap(accuracy_at, (None, None, 0))  # over budgets
-    return jnp.nan_to_num(jax.vmap(within)(tokens, accuracy, budgets))
+    return jax.vmap(within)(tokens, accuracy, jnp.maximum(budgets, start.tokens))
 
 
 def _mean(values: Float32[Array, " D"], there: Float32[Array, " D"]) -> Float32[Array, ""]:
     return jnp.sum(values * there) / jnp.sum(there)
 
 
-def _log(tokens: Float32[Array, "..."]) -> Float32[Array, "..."]:
+def _log(tokens: Float32[Array, ...]) -> Float32[Array, ...]:
     return jnp.log(jnp.maximum(tokens, 1))

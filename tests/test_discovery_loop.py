@@ -134,12 +134,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
             made.judged.append(artefact.described.name)
             return verdict(artefact, 4)
 
-        def tune(self, artefact: Any, seed: int) -> Tuned:
+        def tune(self, artefact: Any, seconds: float, seed: int) -> Tuned:
             made.tuned.append(artefact.described.name)
             gain = artefact.described.told["gain"] + 0.005
             values = {"gain": (gain, gain)}
-            figures = {"before": 0.0, "after": gain, "seen": gain, "unseen": gain, "curve": ()}
-            return Tuned(ends=(0, 1), values=values, splits=1, generations=1, free=1, episodes=1, seconds=0, **figures)
+            figures = {"before": artefact.described.told["gain"], "after": gain, "seen": gain, "unseen": gain, "curve": ()}
+            return Tuned(ends=(0, 1), values=values, splits=1, free=1, episodes=1, seconds=0, **figures)
 
     def with_ends(text: str, ends: Any) -> str:
         told = about(text)
@@ -227,15 +227,19 @@ def test_what_tuning_did_not_see_counts(calls: Calls, data: Dataset, tmp_path: P
     """A tuned candidate is ranked by the questions that its tuning did not see."""
     tune = loop.Judge.tune
 
-    def overfits(self: Any, artefact: Any, seed: int) -> Tuned:
-        return tune(self, artefact, seed).model_copy(update={"unseen": -0.01})
+    def overfits(unseen: float) -> Any:
+        return lambda *args, **options: tune(*args, **options).model_copy(update={"unseen": unseen})
 
-    monkeypatch.setattr(loop.Judge, "tune", overfits)
+    monkeypatch.setattr(loop.Judge, "tune", overfits(0.501))
     found = discover(data, out=tmp_path / "run", proposer=Scripted(), rounds=1, say=quietly)
     assert found.best is not None
-    assert not found.best.tuned
+    assert found.best.tuned
     tuned = next(one for one in found.tried if one.name == "again_1_tuned")
-    assert tuned.lower == pytest.approx(-0.02)
+    assert tuned.lower == pytest.approx(0.491)
+    # What gained nothing on them is not even judged.
+    monkeypatch.setattr(loop.Judge, "tune", overfits(-0.01))
+    found = discover(data, out=tmp_path / "other", proposer=Scripted(), rounds=1, say=quietly)
+    assert not any(one.tuned for one in found.tried)
 
 
 def test_without_tuning_and_history(calls: Calls, data: Dataset, tmp_path: Path) -> None:

@@ -189,7 +189,10 @@ class Evaluated(_Event, frozen=True):
 
 
 class Tuned(_Event, frozen=True):
-    """A candidate's schedule is tuned: what the tuner says, and the digest of the source with the ends it found."""
+    """A candidate's schedule is tuned: what the tuner says, and the digest of the source with the ends it found.
+
+    There is no digest if it gained nothing on questions that the tuning did not see.
+    """
 
     event: Literal["tuned"] = "tuned"
     place: str

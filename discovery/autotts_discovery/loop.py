@@ -55,6 +55,9 @@ BETAS = tuple(i / 20 for i in range(21))
 #: Branch orders per question with which they are judged.
 SHUFFLES = 100
 
+# Candidates of a round that are tuned, the best ones, and for how long each: it takes ten times as long as a verdict.
+_TUNED, _TUNING_SECONDS = 2, 20
+
 # Replies that may fail in a row.
 _PATIENCE = 3
 
@@ -255,7 +258,7 @@ class _Loop:
             self.evaluate(place)
         if self.settings.tuning:
             judged = [place for place in places if self.ledger.fates[place].full]
-            for place in sorted(judged, key=self.ledger.lower, reverse=True):
+            for place in sorted(judged, key=self.ledger.lower, reverse=True)[:_TUNED]:
                 self.tune(place)
 
     # --- asking ---
@@ -435,12 +438,14 @@ class _Loop:
             self.tell(f"tuning {artefact.described.name}")
             began, candidate, figures = time.monotonic(), "", {}
             try:
-                tuned = self.judge.tune(artefact, seed=_seed(self.settings.seed, "tune", fate.proposed.candidate))
+                seed = _seed(self.settings.seed, "tune", fate.proposed.candidate)
+                tuned = self.judge.tune(artefact, seconds=_TUNING_SECONDS, seed=seed)
                 figures = tuned.model_dump(mode="json")
-                source = self.ledger.kept("candidates", f"{fate.proposed.candidate}.py") or ""
-                source = with_ends(source, tuned.values)
-                candidate = digest_of(source)
-                self.ledger.keep("candidates", f"{candidate}.py", source)
+                if tuned.unseen > tuned.before:  # else it could not be ranked above the one that was tuned
+                    source = self.ledger.kept("candidates", f"{fate.proposed.candidate}.py") or ""
+                    source = with_ends(source, tuned.values)
+                    candidate = digest_of(source)
+                    self.ledger.keep("candidates", f"{candidate}.py", source)
             except InputError as error:  # a refusal among them
                 figures |= {"failure": one_line(error)}
             self.note(Tuned, place=place, candidate=candidate, figures=figures, seconds=time.monotonic() - began)

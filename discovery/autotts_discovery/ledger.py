@@ -14,18 +14,20 @@ All that the loop knows is in the ledger. A run that was killed reads it, and go
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import filelock
 import pydantic
 
+from autotts_discovery.proposers import Tried
 from autotts_jax.errors import InputError
-from autotts_jax.files import existing, explained, writable, write_whole
+from autotts_jax.files import explained, writable, write_whole
 from autotts_jax.provenance import UsedDataset
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "Ended",
     "Evaluated",
     "Event",
+    "Fate",
     "Ledger",
     "Proposed",
     "Proved",
@@ -44,6 +47,7 @@ __all__ = [
     "Tuned",
     "VaultOpened",
     "digest_of",
+    "stamp",
 ]
 
 _FILE = "ledger.jsonl"
@@ -231,12 +235,42 @@ Event: TypeAlias = Annotated[
     Begun | Asked | Replied | Proposed | Refusal | Evaluated | Tuned | Best | VaultOpened | Proved | Ended,
     pydantic.Field(discriminator="event"),
 ]
+_Of = TypeVar("_Of", bound=_Event)
 _EVENT: pydantic.TypeAdapter[Event] = pydantic.TypeAdapter(Event)
+
+
+def stamp(elapsed: float) -> dict[str, Any]:
+    """The fields that every event has, for one that happens now."""
+    return {"at": datetime.datetime.now(datetime.UTC), "elapsed": round(elapsed, 3)}
 
 
 def digest_of(text: str) -> str:
     """16 bytes of BLAKE2b, in hexadecimal."""
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+@dataclasses.dataclass
+class Fate:
+    """What became of a candidate so far.
+
+    Attributes:
+      proposed: Where it came from.
+      look: The quick look.
+      full: The full replay.
+      refusal: Why it is out.
+      tuned: What tuning made of it.
+    """
+
+    proposed: Proposed
+    look: Evaluated | None = None
+    full: Evaluated | None = None
+    refusal: Refusal | None = None
+    tuned: Tuned | None = None
+
+    @property
+    def judged(self) -> bool:
+        """Whether nothing is left to find out, short of tuning."""
+        return self.refusal is not None or self.full is not None
 
 
 class Ledger:
@@ -245,6 +279,7 @@ class Ledger:
     Attributes:
       directory: The run.
       events: All so far, in order.
+      fates: Of each candidate, by place, in order.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -254,7 +289,11 @@ class Ledger:
           InputError: if there is none, or a line of its ledger is damaged.
         """
         self.directory = directory
-        self.events, self._whole = _events(existing(directory / _FILE))
+        self.events: list[Event] = []
+        self.fates: dict[str, Fate] = {}
+        found, self._whole = _events(_there(directory))
+        for event in found:
+            self._learn(event)
 
     @classmethod
     @contextlib.contextmanager
@@ -270,7 +309,7 @@ class Ledger:
         """
         directory = Path(directory)
         if not new:
-            existing(directory / _FILE)
+            _there(directory)
         writable(directory)
         with explained(directory):
             lock = filelock.FileLock(directory / "lock", thread_local=False)
@@ -299,7 +338,7 @@ class Ledger:
             file.write(event.model_dump_json().encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        self.events.append(event)
+        self._learn(event)
 
     def keep(self, folder: str, name: str, text: str) -> Path:
         """Writes a file of the run, whole, unless it is there with this content."""
@@ -323,17 +362,97 @@ class Ledger:
             raise InputError(f"{self.directory / _FILE}: does not say what the run does. Start another one.")
         return first
 
+    def of(self, kind: type[_Of]) -> list[_Of]:
+        """The events of a kind, in order."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds that the run has taken, as of the last event."""
+        return self.events[-1].elapsed if self.events else 0.0
+
+    @property
+    def best(self) -> Fate | None:
+        """The candidate with the highest lower bound, the earlier one of two equal ones; None if none was judged."""
+        judged = [place for place, fate in self.fates.items() if fate.full is not None]
+        return self.fates[max(judged, key=self.lower)] if judged else None
+
+    def lower(self, place: str) -> float:
+        """What a judged candidate is ranked by: a lower bound of its gain.
+
+        Tuning fits the questions that it sees, so what it makes is ranked by its gain on those that it did not see,
+        where that is less.
+        """
+        full = self.fates[place].full
+        assert full is not None
+        bound, figures = full.verdict["lower"], self.tuning_of(place)
+        return float(min(bound, figures["unseen"] - full.verdict["gain_se"]) if figures else bound)
+
+    def tuning_of(self, place: str) -> dict[str, Any] | None:
+        """The tuning that made a candidate; None if it was not tuned."""
+        tuned = self.fates[place[:-1]].tuned if place.endswith("t") else None
+        return None if tuned is None else tuned.figures
+
+    def tried(self) -> list[Tried]:
+        """All candidates as a proposer is told of them."""
+        return [self._tried(fate) for fate in self.fates.values()]
+
+    def _tried(self, fate: Fate) -> Tried:
+        about, verdict = fate.proposed, fate.full.verdict if fate.full else {}
+        evaluated = fate.full or fate.look
+        return Tried(
+            digest=about.candidate,
+            round=about.round,
+            source=self.kept("candidates", f"{about.candidate}.py") or "",
+            name=evaluated.name if evaluated else "",
+            idea=about.idea,
+            parents=about.parents,
+            gain=verdict.get("gain"),
+            gain_se=verdict.get("gain_se"),
+            lower=self.lower(about.place) if verdict else None,
+            tokens=verdict["tokens"][-1] if verdict else None,
+            sequential=verdict["sequential_tokens"][-1] if verdict else None,
+            refused=fate.refusal.stage if fate.refusal else "",
+            reason=fate.refusal.reason if fate.refusal else "",
+            tuned=about.place.endswith("t"),
+        )
+
+    def _learn(self, event: Event) -> None:
+        self.events.append(event)
+        match event:
+            case Proposed():
+                self.fates[event.place] = Fate(event)
+            case Refusal():
+                self.fates[event.place].refusal = event
+            case Evaluated(kind="look"):
+                self.fates[event.place].look = event
+            case Evaluated():
+                self.fates[event.place].full = event
+            case Tuned():
+                self.fates[event.place].tuned = event
+
     def _drop_torn_line(self) -> None:
         """Cuts off what a kill left of a line."""
         with explained(self.directory / _FILE), (self.directory / _FILE).open("rb+") as file:
             file.truncate(self._whole)
 
 
+def _there(directory: Path) -> Path:
+    """The ledger's file.
+
+    Raises:
+      InputError: if there is none.
+    """
+    if not (directory / _FILE).is_file():
+        raise InputError(f"{directory}: no run is there. Name the directory that `autotts discover --out` wrote.")
+    return directory / _FILE
+
+
 def _begin(directory: Path) -> None:
     found = sorted(path.name for path in directory.iterdir() if path.name != "lock")
-    if _FILE in found:
+    if _FILE in found and (directory / _FILE).stat().st_size:  # else it was killed before it began
         raise InputError(f"{directory}: holds a run. Go on with it by --resume, or name another directory.")
-    if found:
+    if found and _FILE not in found:
         raise InputError(f"{directory}: not empty, it holds {found[0]!r}. Name another directory.")
     write_whole(directory / _FILE, "")
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import pydantic
 
-__all__ = ["ReplyError", "Proposal", "Proposer", "Request", "Tried", "read", "written"]
+__all__ = ["Proposal", "Proposer", "ReplyError", "Request", "Tried", "read", "written"]
 
 
 class ReplyError(RuntimeError):
@@ -99,9 +99,11 @@ class Proposer(Protocol):
 
     Attributes:
       name: Its kind, for the ledger.
+      reads: Whether it reads a request's text. What happened in episodes is only told to those that do: it takes time.
     """
 
     name: str
+    reads: bool
 
     def propose(self, request: Request) -> list[Proposal] | str:
         """Proposals, or a reply that `read` finds them in.

@@ -97,9 +97,11 @@ class Builtin:
 
     Attributes:
       name: Its kind, for the ledger.
+      reads: That it does not read a request's text.
     """
 
     name = "builtin"
+    reads = False
 
     def propose(self, request: Request) -> list[Proposal]:
         """As many proposals as are asked for; fewer once everything was tried."""

@@ -72,13 +72,11 @@ class Genome(NamedTuple):
 #: Where a search begins: different mechanisms, each in good company.
 SEEDS = (
     Genome("refill", "leaders", "both", "astray", "no_void", "short_steady", "margin", "first"),
-    Genome("one_by_one", "all", "absolute", "no_drop", "no_void", "short", "margin", "first"),
-    Genome("contested", "all", "relative", "leash", "no_void", "backed", "margin", "first"),
-    Genome("widening", "leaders", "both", "no_drop", "void", "finished", "beta", "first"),
     Genome("waves", "all", "absolute", "astray", "void", "short", "lead", "first"),
-    Genome("refill", "all", "both", "no_drop", "void", "live_ties", "quorum", "held"),
-    Genome("contested", "leaders", "absolute", "no_drop", "no_void", "steady", "settled", "first"),
-    Genome("at_once", "all", "both", "leash", "void", "backed", "margin", "held"),
+    Genome("contested", "all", "both", "leash", "no_void", "backed", "beta", "held"),
+    Genome("widening", "leaders", "absolute", "no_drop", "void", "live_ties", "quorum", "first"),
+    Genome("one_by_one", "all", "both", "leash", "no_void", "finished", "settled", "first"),
+    Genome("at_once", "all", "both", "astray", "no_void", "short", "settled", "held"),
 )
 
 

@@ -140,8 +140,8 @@ def judge(
             "95 %": [f"{_effect(row, 'low')} … {_effect(row, 'high')}" for row in some],
             "p (Holm)": [f"{row['p_corrected']:.3f}" for row in some],
         }
-        print_table(OUT, printable(dataset, _LONGEST), columns, texts=["against", "at"])
-    OUT.print("at equal tokens: points of accuracy more; at equal accuracy: times the tokens", soft_wrap=True)
+        print_table(OUT, printable(dataset, _LONGEST), columns, texts=["at"])
+    OUT.print("effect: at equal tokens, points of accuracy more; at equal accuracy, times the tokens", soft_wrap=True)
     verdict = proved.verdict
     OUT.print(f"gain over the envelope of all of them: {_points(verdict.gain, verdict.gain_se)} points")
     OUT.print(f"held-out data was opened {_times(proved.openings)} in this run")
@@ -209,7 +209,7 @@ def _points(gain: float | None, error: float | None) -> str:
 def _effect(row: Any, end: str) -> str:
     if row[end] is None:
         return "—"
-    return f"{100 * row[end]:+.1f} points" if row["at"] == "equal tokens" else f"× {row[end]:.2f}"
+    return f"{100 * row[end]:+.1f}" if row["at"] == "equal tokens" else f"× {row[end]:.2f}"
 
 
 def _times(count: int) -> str:

@@ -602,8 +602,8 @@ def _header(ledger: Ledger, fate: Fate) -> str:
     lines = [
         f"Found by autotts discover: candidate {fate.proposed.candidate}, "
         f"proposer {begun.settings.proposer}, seed {begun.settings.seed}.",
-        f"{100 * verdict.gain:+.2f} ± {100 * verdict.gain_se:.2f} points of accuracy above the envelope of the hand-made "
-        f"controllers at equal tokens, on {labels}.",
+        f"{100 * verdict.gain:+.2f} ± {100 * verdict.gain_se:.2f} points of accuracy above the envelope of the "
+        f"hand-made controllers at equal tokens, on {labels}.",
     ]
     if figures:
         lines.append(

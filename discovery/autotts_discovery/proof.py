@@ -14,6 +14,7 @@ from autotts_discovery.candidates import check_source
 from autotts_discovery.judge import Judge, Terms, Verdict, make_bench
 from autotts_discovery.ledger import Ledger, Proved, VaultOpened, stamp
 from autotts_discovery.loop import BETAS, SHUFFLES, refuse_shared
+from autotts_jax.controllers import CONTROLLERS
 from autotts_jax.errors import InputError
 from autotts_jax.provenance import distinct_datasets, used_datasets
 
@@ -71,7 +72,7 @@ def prove(run: str | Path, data: tts.Dataset | Sequence[tts.Dataset]) -> Proof:
         with Judge(make_bench(datasets, betas=BETAS, shuffles=SHUFFLES, terms=terms)) as judge:
             verdict = judge.judge(artefact)
         found = tts.Setting(artefact.controller(), label=FOUND)
-        results = tts.sweep(datasets, [found, *map(tts.Setting, tts.CONTROLLERS.values())], shuffles=SHUFFLES)
+        results = tts.sweep(datasets, [found, *map(tts.Setting, CONTROLLERS.values())], shuffles=SHUFFLES)
         comparison = tts.frontier.compare(results, FOUND)
         rows = tuple(comparison.to_pylist())
         ledger.append(

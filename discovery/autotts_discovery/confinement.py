@@ -21,7 +21,7 @@ __all__ = ["LAYERS", "available", "die_with_parent", "enter", "missing", "restri
 LAYERS = ("environment", "limits", "namespaces", "landlock", "seccomp")
 
 
-def available(readable: Sequence[str]) -> tuple[str, ...]:
+def available(readable: Sequence[str]) -> list[str]:
     """Those of `LAYERS` that this machine has for a worker that reads these paths; whatever is not sure is left out."""
     found = ["environment"]
     if sys.platform == "linux":
@@ -32,7 +32,7 @@ def available(readable: Sequence[str]) -> tuple[str, ...]:
             found.append("landlock")
         if _in_child(_seccomp):
             found.append("seccomp")
-    return tuple(found)
+    return found
 
 
 def missing(layers: Sequence[str]) -> str:

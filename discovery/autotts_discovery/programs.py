@@ -13,6 +13,7 @@ import io
 import math
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -89,14 +90,17 @@ def read_description(
     """
     try:
         with zipfile.ZipFile(io.BytesIO(packed)) as archive:
-            sizes = [member.file_size for member in archive.infolist()]
-        if sum(sizes) > MAX_BYTES or len(sizes) > 3 + 2 * len(widths):
-            raise Refused("program", f"{len(sizes)} programs of {sum(sizes)} bytes; at most {MAX_BYTES}")
+            members = archive.infolist()
+        whole = sum(member.file_size for member in members)
+        if whole > MAX_BYTES or len(members) != 3 + 2 * len(widths):
+            raise Refused("program", f"{len(members)} files of {whole} bytes; {3 + 2 * len(widths)} of {MAX_BYTES} may be")
         artefact = read_artefact(io.BytesIO(packed))
         _check_description(artefact, tuple(widths), tuple(feature_names))
     except Refused:
         raise
-    except (InputError, zipfile.BadZipFile, ValueError, OverflowError, RecursionError) as error:
+    except InputError as error:
+        raise Refused("program", str(error).partition(">: ")[2]) from None  # it begins with the file
+    except (zipfile.BadZipFile, zlib.error, ValueError, OverflowError, RecursionError, NotImplementedError) as error:
         raise Refused("program", f"not an artefact: {error}") from None
     return artefact
 
@@ -140,7 +144,11 @@ def _check_description(artefact: Artefact, widths: tuple[int, ...], feature_name
     about = artefact.described
     if about.widths != widths or about.feature_names != feature_names or set(about.memory) != set(widths):
         raise Refused("program", "exported for other widths or features than it was asked for")
-    for what, text, most in (("name", about.name, MAX_NAME), ("source", about.source, MAX_TEXT)):
+    for what, text, most in (
+        ("name", about.name, MAX_NAME),
+        ("source", about.source, MAX_TEXT),
+        ("version of JAX", about.jax, MAX_NAME),
+    ):
         if len(text) > most or not text.isprintable():
             raise Refused("program", f"{what}: not a printable text of at most {most} characters")
     if not about.name:

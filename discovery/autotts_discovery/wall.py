@@ -184,14 +184,17 @@ class _Worker:
             env=_environment(self._without),
         )
         path, readable = _places()
+        why = "it was ended"
         setup = {"path": path, "readable": readable, "without": sorted(self._without), "forks": _FORKS}
         with _deadline(process, _STARTING), contextlib.suppress(OSError):
             _write(process, json.dumps(setup).encode())
-            if (hello := _read(process, 1000)) is not None:
-                self._layers = tuple(json.loads(hello)["layers"])
+            hello = json.loads(_read(process, 10_000) or '{"error": "no answer"}')
+            if "layers" in hello:
+                self._layers = tuple(hello["layers"])
                 return process
+            why = hello["error"]
         self.end()
-        raise InputError("the worker for candidates does not start. Check that `import autotts_discovery.worker` works.")
+        raise InputError(f"candidates' worker process does not start ({why}). Is the library's installation whole?")
 
 
 def _judged(how: str, answer: bytes, limits: Limits) -> bytes:

@@ -29,38 +29,49 @@ _ANSWER = 3
 def main() -> None:
     """Sets itself up as it is told, then serves until standard input ends."""
     setup = _read_json(0)
-    sys.path += setup["path"]
-    from autotts_discovery import confinement
-
-    readable, layers = setup["readable"], []
-    if setup["forks"]:
-        layers = [name for name in confinement.available(readable) if name not in setup["without"]]
     null = os.open(os.devnull, os.O_RDWR)
-    if "namespaces" in layers:
-        confinement.enter(readable)
-        if first := os.fork():  # the first process in the PID namespace: all others end with it
-            os.waitpid(first, 0)
-            return
-        confinement.die_with_parent()
-    _warm()
+    try:
+        layers, restrict = _set_up(setup)
+    except Exception as error:
+        return _write(1, json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
     _write(1, json.dumps({"layers": layers}).encode())
     while request := _read_json(0):
         body = _read(0)
         assert body is not None
         if setup["forks"]:
-            how, answer = _run(request, body, null, lambda: confinement.restrict(layers, readable, request["limits"]))
+            how, answer = _run(request, body, null, lambda: restrict(request["limits"]))
         else:
             how, answer = "answered", _answer(request, body)
         _write(1, json.dumps({"how": how}).encode())
         _write(1, answer)
+    return None
 
 
-def _warm() -> None:
-    """Imports what every task needs. JAX's backend, which has threads, is left to the tasks' own processes."""
+def _set_up(setup: dict[str, Any]) -> tuple[list[str], Callable[[dict[str, float]], None]]:
+    """Enters the namespaces and imports; returns the layers and what puts a task's process behind the rest of them.
+
+    JAX's backend, which has threads, is left to the tasks' own processes.
+    """
+    sys.path += setup["path"]
+    from autotts_discovery import confinement
+
+    readable, layers = setup["readable"], ["environment"]
+    if setup["forks"]:
+        layers = confinement.available(readable)
+    layers = [name for name in layers if name not in setup["without"]]
+    if "namespaces" in layers:
+        confinement.enter(readable)
+        if first := os.fork():  # the first process in the PID namespace: all others end with it
+            os.waitpid(first, 0)
+            os._exit(0)
+        confinement.die_with_parent()
     import jax.export
 
     import autotts_jax.testing
-    import autotts_discovery.programs  # noqa: F401
+    from autotts_discovery import programs
+
+    assert jax and autotts_jax and programs  # imported for the tasks
+    return layers, lambda limits: confinement.restrict(layers, readable, limits)
 
 
 # --- a task's process ------------------------------------------------------------------------------------------------
@@ -108,10 +119,11 @@ def _be_the_child(
 
 
 def _collected(reader: int, deadline: float, most: int) -> tuple[str, bytes]:
-    """A task's answer as far as it came: "answered", "deadline", "output" (too much of it) or "ended"."""
+    """How a task answers, "answered", "deadline", "output" (too much of it) or "ended", and its answer."""
     found, needed = bytearray(), 8
     while len(found) < needed:
-        if not select.select([reader], [], [], max(0, deadline - time.monotonic()))[0]:
+        ready = select.select([reader, 0], [], [], max(0, deadline - time.monotonic()))[0]
+        if reader not in ready:  # too late; or standard input has ended, and nobody waits any more
             return "deadline", b""
         if not (piece := os.read(reader, min(1 << 20, needed - len(found)))):
             return "ended", b""
@@ -204,6 +216,7 @@ class _NotExported(Exception):
 def _explained(error: BaseException) -> tuple[str, str]:
     """The stage and the reason of a refusal."""
     from autotts_discovery.candidates import Refused
+    from autotts_jax.errors import InputError
 
     causes = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
@@ -211,7 +224,7 @@ def _explained(error: BaseException) -> tuple[str, str]:
     said = str(error).strip().splitlines()
     why = said[0] if said else type(error).__name__
     frames = [frame for frame in _lines(error) if frame]
-    if not isinstance(error, ValueError | _NotExported):  # ours say where they come from
+    if not isinstance(error, InputError | _NotExported):  # ours say where they come from
         why = f"{frames[-1] if frames else ''}{type(error).__name__}: {why}"
     if isinstance(error, Refused):
         return error.stage, error.reason

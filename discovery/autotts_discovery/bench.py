@@ -280,7 +280,7 @@ class Replayer:
 
 def program_of(artefact: Artefact) -> Artefact:
     """The artefact without its schedule, names and texts: what is compiled, and equal if only those differ."""
-    bare = {"bounds": {}, "lines": None, "samples": None, "opens": ()}
+    bare: dict[str, Any] = {"bounds": {}, "lines": None, "samples": None, "opens": ()}
     about = artefact.described.model_copy(update={"name": "candidate", "source": "", "source_text": "", **bare})
     programs = {name: program for name, program in artefact.programs.items() if name != "schedule"}
     return Artefact(about.model_dump_json(), programs)

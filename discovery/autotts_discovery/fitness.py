@@ -190,19 +190,22 @@ def assess(
       terms: What counts.
     """
 
-    def scored(member: Float32[AnyArray, "D Q"]) -> Score:
-        return fitness(means_of(found, member), bar_of(references, start, budgets, member, terms), terms)
+    def without(cluster: Float32[Array, " Q"]) -> tuple[Score, Means, Float32[Array, ""]]:
+        left = member * (1 - cluster)[None]
+        curve, bar = means_of(found, left), bar_of(references, start, budgets, left, terms)
+        ratio = jnp.mean(_log(curve.sequential_tokens) - _log(bar.pace), axis=1)
+        return fitness(curve, bar, terms), curve, jnp.exp(_mean(ratio, bar.there))
 
-    without = jax.vmap(lambda cluster: scored(member * (1 - cluster)[None]).gain)(clusters)
-    count = len(clusters)
-    variance = jnp.sum((without - jnp.mean(without)) ** 2) * ((count - 1) / count)
-    bar, curve = bar_of(references, start, budgets, member, terms), means_of(found, member)
-    ratio = jnp.mean(_log(curve.sequential_tokens) - _log(bar.pace), axis=1)
-    return Assessment(scored(member), jnp.sqrt(variance), curve, jnp.exp(_mean(ratio, bar.there)))
+    none = jnp.zeros((1, member.shape[1]), jnp.float32)
+    every = jax.vmap(without)(jnp.concatenate([none, clusters]))
+    score, means, latency = jax.tree.map(lambda leaf: leaf[0], every)
+    gain, count = every[0].gain[1:], len(clusters)
+    variance = jnp.sum((gain - jnp.mean(gain)) ** 2) * ((count - 1) / count)
+    return Assessment(score, jnp.sqrt(variance), means, latency)
 
 
 def _offered(curve: Means, start: Means, budgets: Float32[AnyArray, "D G"], terms: Terms) -> Float32[Array, "D K"]:
-    """What a controller offers on each dataset: its accuracy within each budget, at least one branch's, or its value."""
+    """What a controller offers on each dataset: its accuracy within each budget, at least one branch, or its value."""
     accuracy, tokens, _ = (jnp.concatenate(pair, axis=-1) for pair in zip(start, curve, strict=True))
     if terms.objective != "gain":
         return jnp.max(accuracy - jnp.float32(terms.gamma) * tokens, axis=-1, keepdims=True)

@@ -211,7 +211,7 @@ def _rounded(line: Line) -> Line:
     def short(value: Any) -> Any:
         if isinstance(value, tuple):
             return tuple(map(short, value))
-        return value if line.integer else min(max(float(f"{value:.4g}"), line.least), line.greatest)
+        return int(value) if line.integer else min(max(float(f"{value:.4g}"), line.least), line.greatest)
 
     return dataclasses.replace(line, start=short(line.start), stop=short(line.stop))
 

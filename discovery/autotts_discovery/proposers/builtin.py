@@ -8,7 +8,6 @@ all that the search knows is in what was tried, and a run can be repeated or res
 from __future__ import annotations
 
 import ast
-import contextlib
 import functools
 import itertools
 import operator
@@ -107,18 +106,17 @@ class Builtin:
         """As many proposals as are asked for; fewer once everything was tried."""
         rng = np.random.default_rng([request.seed, request.number])
         parents = [
-            Parent(tried.digest, *found) for tried in request.parents if (found := read(tried.source)) is not None
+            Parent(known.digest, *found) for known in request.parents if (found := read(known.source)) is not None
         ]
-        tried = [found[0] for tried in request.tried if (found := read(tried.source)) is not None]
-        seen = {*tried, *(parent.genome for parent in parents)}
+        seen = {found[0] for known in request.tried if (found := read(known.source)) is not None}
+        seen.update(parent.genome for parent in parents)
         proposals = []
         for place in range(request.wanted):
-            makers = [_mutant, _mutant, _cross, _stranger]
-            maker = makers[int(rng.integers(len(makers)))]
-            order = [maker, _mutant, _stranger]
-            if request.number == 1 or place % 2 == 0:
-                order.insert(0, _seed)
-            made = next((made for make in order if (made := make(parents, seen, rng)) is not None), None)
+            # Half of what is asked for later are seeds, as long as there are any.
+            seeds = [_seed] if request.number == 1 or place % 2 == 0 else []
+            way = (_mutant, _mutant, _cross, _stranger)[int(rng.integers(4))]
+            ways = [*seeds, way, _mutant, _stranger]
+            made = next((made for make in ways if (made := make(parents, seen, rng)) is not None), None)
             if made is None:
                 break
             genome, proposal = made
@@ -182,8 +180,8 @@ def _stranger(parents: Sequence[Parent], seen: Set[Genome], rng: np.random.Gener
 
 def _drawn(parents: Sequence[Parent], rng: np.random.Generator) -> list[Parent]:
     """The parents in an order that is drawn; each of them is half as likely to come next as the one before."""
-    weights = 0.5 ** np.arange(len(parents))
-    return [parents[int(i)] for i in rng.choice(len(parents), len(parents), replace=False, p=weights / weights.sum())]
+    times = rng.exponential(2.0 ** np.arange(len(parents)))
+    return [parents[int(i)] for i in np.argsort(times)]
 
 
 def _described(genome: Genome) -> Proposal:
@@ -304,25 +302,29 @@ def write(genome: Genome, ends: Ends | None = None) -> str:
 def read(source: str) -> tuple[Genome, dict[str, tuple[float, float]]] | None:
     """The genome of a source and its parameters' values at β = 0 and β = 1; None if `write` did not make it.
 
-    Nothing but numbers and comments may have changed since.
+    Since then, nothing of its functions may have changed, and of the schedule only numbers.
     """
-    try:
-        module = ast.parse(source)
-        docstring = ast.get_docstring(module) or ""
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-    named = re.findall(r"^Mechanisms: ([a-z_]+(?:, [a-z_]+)*)$", docstring, re.MULTILINE)
+    named = re.findall(r"^Mechanisms: ([a-z_]+(?:, [a-z_]+)*)$", source, re.MULTILINE)
     choices = named[0].split(", ") if len(named) == 1 else []
     if len(choices) != len(DECISIONS) or not all(map(operator.contains, DECISIONS.values(), choices)):
         return None
-    genome, ends = Genome(*choices), _ends(module)
-    if set(ends) != set(genome.numbers) or _functions(module) != _functions(ast.parse(write(genome))):
+    genome = Genome(*choices)
+    try:
+        module = ast.parse(source)
+        ends = _ends(module)
+        same = _functions(module) == _written(genome)
+    except (SyntaxError, ValueError, TypeError, OverflowError, RecursionError, MemoryError):
         return None
-    return genome, ends
+    return (genome, ends) if same and set(ends) == set(genome.numbers) else None
 
 
-def _functions(module: ast.Module) -> dict[str, str]:
-    return {node.name: ast.dump(node) for node in module.body if isinstance(node, ast.FunctionDef)}
+@functools.cache
+def _written(genome: Genome) -> list[str]:
+    return _functions(ast.parse(write(genome)))
+
+
+def _functions(module: ast.Module) -> list[str]:
+    return [ast.dump(node) for node in module.body if isinstance(node, ast.FunctionDef)]
 
 
 def _ends(module: ast.Module) -> dict[str, tuple[float, float]]:
@@ -334,8 +336,7 @@ def _ends(module: ast.Module) -> dict[str, tuple[float, float]]:
                 for line in lines:
                     match line:
                         case ast.keyword(str(name), ast.Call(args=[start, stop])):
-                            with contextlib.suppress(ValueError, TypeError):
-                                ends[name] = float(ast.literal_eval(start)), float(ast.literal_eval(stop))
+                            ends[name] = float(ast.literal_eval(start)), float(ast.literal_eval(stop))
     return ends
 
 

@@ -20,7 +20,16 @@ from autotts_discovery.ledger import Ledger
 from autotts_discovery.loop import discover
 from autotts_discovery.proposers import Proposal, Request, Tried, read, written
 
-from autotts_jax import CONTROLLERS, Dataset, InputError, pack, synthetic_trajectories, write_trajectories
+from autotts_jax import (
+    CONTROLLERS,
+    Dataset,
+    InputError,
+    Setting,
+    check_controller,
+    pack,
+    synthetic_trajectories,
+    write_trajectories,
+)
 from autotts_jax.cli import main
 
 NAMES = ("alpha", "beta", "gamma", "delta", "epsilon")
@@ -337,6 +346,38 @@ def test_what_is_written_into_best_is_no_code(calls: Calls, data: Dataset, tmp_p
     found = discover(data, out=tmp_path, proposer=Sly(), rounds=1, tuning=False, say=quietly)
     assert found.file is not None
     exec(compile(found.file.read_bytes(), "best.py", "exec"), {})
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quickly")
+def test_the_real_thing(tmp_path: Path, monkeypatch: Any) -> None:
+    """With wall, judge and built-in proposer; what is found is a controller like any other."""
+    few = pack(synthetic_trajectories(questions=4, branches=16))
+    monkeypatch.setattr(loop, "BETAS", (0, 0.5, 1))
+    monkeypatch.setattr(loop, "SHUFFLES", 4)
+    monkeypatch.setattr(proof, "BETAS", (0, 0.5, 1))
+    monkeypatch.setattr(proof, "SHUFFLES", 4)
+    found = discover(few, out=tmp_path / "run", rounds=1, proposals=2, minutes=30, tuning=False, say=quietly)
+    assert found.reason == "rounds"
+    assert found.file is not None
+    assert found.best is not None
+    setting = Setting.parse(f"{found.file}:CONTROLLER")
+    assert setting.controller.name == found.best.name
+    check_controller(setting.controller)
+    again = discover(
+        few,
+        out=tmp_path / "again",
+        proposer=f"tape:{tmp_path / 'run'}",
+        rounds=1,
+        proposals=2,
+        tuning=False,
+        say=quietly,
+    )
+    figures = [(one.digest, one.gain, one.lower, one.refused) for one in found.tried]
+    assert [(one.digest, one.gain, one.lower, one.refused) for one in again.tried] == figures
+    monkeypatch.setattr(proof, "CONTROLLERS", {"self_consistency": CONTROLLERS["self_consistency"]})
+    proved = proof.prove(tmp_path / "run", pack(synthetic_trajectories(questions=4, branches=16, seed=1)))
+    assert proved.openings == 1
 
 
 # --- proposers -------------------------------------------------------------------------------------------------------

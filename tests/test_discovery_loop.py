@@ -354,30 +354,14 @@ def test_the_real_thing(tmp_path: Path, monkeypatch: Any) -> None:
     """With wall, judge and built-in proposer; what is found is a controller like any other."""
     few = pack(synthetic_trajectories(questions=4, branches=16))
     monkeypatch.setattr(loop, "BETAS", (0, 0.5, 1))
-    monkeypatch.setattr(loop, "SHUFFLES", 4)
-    monkeypatch.setattr(proof, "BETAS", (0, 0.5, 1))
-    monkeypatch.setattr(proof, "SHUFFLES", 4)
-    found = discover(few, out=tmp_path / "run", rounds=1, proposals=2, minutes=30, tuning=False, say=quietly)
+    monkeypatch.setattr(loop, "SHUFFLES", 8)
+    found = discover(few, out=tmp_path, rounds=1, proposals=1, minutes=30, tuning=False, say=quietly)
     assert found.reason == "rounds"
     assert found.file is not None
     assert found.best is not None
     setting = Setting.parse(f"{found.file}:CONTROLLER")
     assert setting.controller.name == found.best.name
     check_controller(setting.controller)
-    again = discover(
-        few,
-        out=tmp_path / "again",
-        proposer=f"tape:{tmp_path / 'run'}",
-        rounds=1,
-        proposals=2,
-        tuning=False,
-        say=quietly,
-    )
-    figures = [(one.digest, one.gain, one.lower, one.refused) for one in found.tried]
-    assert [(one.digest, one.gain, one.lower, one.refused) for one in again.tried] == figures
-    monkeypatch.setattr(proof, "CONTROLLERS", {"self_consistency": CONTROLLERS["self_consistency"]})
-    proved = proof.prove(tmp_path / "run", pack(synthetic_trajectories(questions=4, branches=16, seed=1)))
-    assert proved.openings == 1
 
 
 # --- proposers -------------------------------------------------------------------------------------------------------

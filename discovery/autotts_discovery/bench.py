@@ -36,7 +36,7 @@ from autotts_jax.errors import check_whole
 from autotts_jax.provenance import distinct_datasets
 from autotts_jax.sweeps import width_of
 
-__all__ = ["Bench", "Replayer", "Verdict", "by_question", "make_bench", "program_of"]
+__all__ = ["Bench", "Replayer", "Verdict", "by_question", "make_bench", "program_of", "replay"]
 
 #: The reference that sets the pace and, by default, the upper end of the range: CMC.
 _PACE = "confidence_momentum"
@@ -286,11 +286,12 @@ def program_of(artefact: Artefact) -> Artefact:
     return Artefact(about.model_dump_json(), programs)
 
 
+#: `evaluate`, compiled; one program for all parameters, shuffles and data of the same shapes.
+replay = jax.jit(evaluate, static_argnames=("controller", "devices"), compiler_options=COMPILER_OPTIONS)
+
+
 def _replay(controller: Controller, store: ReplayStore, params: PyTree, orders: Int32[np.ndarray, "Q S B"]) -> Outcome:
-    return jax.device_get(_evaluate(controller, store, params, orders, devices=tuple(jax.devices())))
-
-
-_evaluate = jax.jit(evaluate, static_argnames=("controller", "devices"), compiler_options=COMPILER_OPTIONS)
+    return jax.device_get(replay(controller, store, params, orders, devices=tuple(jax.devices())))
 
 
 def by_question(outcome: Outcome, shuffles: int) -> Means:

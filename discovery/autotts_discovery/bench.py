@@ -226,8 +226,14 @@ def make_bench(
 class Replayer:
     """A bench's data on the devices of this process, where artefacts are replayed.
 
-    One program serves every number of shuffles and every schedule: those that are left out are orders without
+    One program serves every schedule, and every number of shuffles: those that are left out are orders without
     branches, whose episodes end at once.
+
+    Attributes:
+      bench: The bench.
+      store: Its data.
+      betas: Its βs.
+      floor: The gain of the worst reference on the quick look's shuffles.
     """
 
     def __init__(self, bench: Bench) -> None:
@@ -235,7 +241,11 @@ class Replayer:
         self.bench = bench
         self.store = jax.device_put(bench.data.store)
         self.betas = jnp.asarray(bench.betas, jnp.float32)
-        self.floor = min(self._fitness(place) for place in range(len(bench.names)))
+        known = [
+            jax.tree.map(lambda values, place=place: values[place], bench.references[bench.looks])
+            for place in range(len(bench.names))
+        ]
+        self.floor = min(float(bench.judged(means, bench.looks)["gain"]) for means in known)
 
     def verdict(self, artefact: Artefact, shuffles: int) -> Verdict:
         """Replays a candidate.
@@ -269,13 +279,6 @@ class Replayer:
         """Slots that suffice for these parameter vectors."""
         controller = artefact.controller()
         return width_of([Row(controller, None, row) for row in rows], int(self.bench.data.store.branches.max()))
-
-    def _fitness(self, place: int) -> float:
-        """A reference's own fitness on the quick look's shuffles."""
-        looks = self.bench.looks
-        found = jax.tree.map(lambda values: values[place], self.bench.references[looks])
-        figures = self.bench.judged(found, looks)
-        return float(figures["gain"] - figures["penalty"])
 
 
 def program_of(artefact: Artefact) -> Artefact:

@@ -23,7 +23,7 @@ from autotts_discovery.bench import Bench, Replayer, make_bench
 from autotts_discovery.candidates import Refused
 from autotts_discovery.fitness import PRICE, Means, Terms, assess, bar_of, fitness, means_of
 from autotts_discovery.judge import Judge
-from autotts_discovery.tuning import _Space
+from autotts_discovery.tuning import _Search, _Space
 
 import autotts_jax as tts
 from autotts_jax import InputError, Schedule
@@ -276,8 +276,8 @@ def test_references_against_themselves(replayer: Replayer) -> None:
     assert verdict.episodes == 3 * 10 * 4
     assert votes == verdict.model_dump(include=set(votes))
     assert verdict == type(verdict).model_validate_json(verdict.model_dump_json())
-    looked = bench.judged(jax.tree.map(lambda values: values[1], bench.references[2]), 2)
-    assert replayer.floor == looked["gain"] - looked["penalty"]
+    looks = [bench.judged(jax.tree.map(lambda values, r=r: values[r], bench.references[2]), 2) for r in (0, 1)]
+    assert replayer.floor == min(look["gain"] for look in looks) < 0
 
 
 def test_a_verdict_is_the_sweeps(replayer: Replayer, data: list[tts.Dataset]) -> None:
@@ -497,6 +497,25 @@ def test_tuning_finds_what_is_there(judge: Judge) -> None:
     )
     again = judge.judge(artefact(schedule=moved))
     assert again.gain - again.penalty == pytest.approx(found.after, abs=1e-6)
+
+
+def test_a_search_sees_its_own_questions_only(replayer: Replayer) -> None:
+    bench = replayer.bench
+    seen = np.array([1, 1, 1, 0, 0] * 2, np.float32)
+    store = dataclasses.replace(bench.data.store, gold=np.where(seen > 0, bench.data.store.gold, -1))
+    blind = {count: Means(*(field * seen for field in means)) for count, means in bench.references.items()}
+    other = Replayer(dataclasses.replace(bench, data=dataclasses.replace(bench.data, store=store), references=blind))
+    space = _Space.of(SCHEDULE, None)
+    # evosax leans on implicit promotion; in the judge's process it may.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        found = [
+            _Search(on, artefact(), SCHEDULE, _Space.of(SCHEDULE, None)).run(
+                jax.random.key(1), which, None, 3, np.inf
+            )[0]
+            for on, which in ((replayer, seen), (other, seen), (replayer, 1 - seen))
+        ]
+    np.testing.assert_array_equal(found[0], found[1])
+    assert (found[0] != found[2]).any()
 
 
 def test_tuning_only_what_is_named(judge: Judge) -> None:

@@ -36,7 +36,7 @@ from autotts_jax.errors import check_whole
 from autotts_jax.provenance import distinct_datasets
 from autotts_jax.sweeps import width_of
 
-__all__ = ["Bench", "Replayer", "Verdict", "by_question", "make_bench", "program_of"]
+__all__ = ["Bench", "Replayer", "Verdict", "by_question", "make_bench", "program_of", "replay"]
 
 #: The reference that sets the pace and, by default, the upper end of the range: CMC.
 _PACE = "confidence_momentum"
@@ -226,8 +226,14 @@ def make_bench(
 class Replayer:
     """A bench's data on the devices of this process, where artefacts are replayed.
 
-    One program serves every number of shuffles and every schedule: those that are left out are orders without
+    One program serves every schedule, and every number of shuffles: those that are left out are orders without
     branches, whose episodes end at once.
+
+    Attributes:
+      bench: The bench.
+      store: Its data.
+      betas: Its βs.
+      floor: The gain of the worst reference on the quick look's shuffles.
     """
 
     def __init__(self, bench: Bench) -> None:
@@ -235,7 +241,11 @@ class Replayer:
         self.bench = bench
         self.store = jax.device_put(bench.data.store)
         self.betas = jnp.asarray(bench.betas, jnp.float32)
-        self.floor = min(self._fitness(place) for place in range(len(bench.names)))
+        known = [
+            jax.tree.map(lambda values, place=place: values[place], bench.references[bench.looks])
+            for place in range(len(bench.names))
+        ]
+        self.floor = min(float(bench.judged(means, bench.looks)["gain"]) for means in known)
 
     def verdict(self, artefact: Artefact, shuffles: int) -> Verdict:
         """Replays a candidate.
@@ -270,13 +280,6 @@ class Replayer:
         controller = artefact.controller()
         return width_of([Row(controller, None, row) for row in rows], int(self.bench.data.store.branches.max()))
 
-    def _fitness(self, place: int) -> float:
-        """A reference's own fitness on the quick look's shuffles."""
-        looks = self.bench.looks
-        found = jax.tree.map(lambda values: values[place], self.bench.references[looks])
-        figures = self.bench.judged(found, looks)
-        return float(figures["gain"] - figures["penalty"])
-
 
 def program_of(artefact: Artefact) -> Artefact:
     """The artefact without its schedule, names and texts: what is compiled, and equal if only those differ."""
@@ -286,11 +289,12 @@ def program_of(artefact: Artefact) -> Artefact:
     return Artefact(about.model_dump_json(), programs)
 
 
+#: `evaluate`, compiled; one program for all parameters, shuffles and data of the same shapes.
+replay = jax.jit(evaluate, static_argnames=("controller", "devices"), compiler_options=COMPILER_OPTIONS)
+
+
 def _replay(controller: Controller, store: ReplayStore, params: PyTree, orders: Int32[np.ndarray, "Q S B"]) -> Outcome:
-    return jax.device_get(_evaluate(controller, store, params, orders, devices=tuple(jax.devices())))
-
-
-_evaluate = jax.jit(evaluate, static_argnames=("controller", "devices"), compiler_options=COMPILER_OPTIONS)
+    return jax.device_get(replay(controller, store, params, orders, devices=tuple(jax.devices())))
 
 
 def by_question(outcome: Outcome, shuffles: int) -> Means:

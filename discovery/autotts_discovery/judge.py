@@ -67,6 +67,9 @@ class Judge:
       bench: The bench.
       seconds: Deadline of a call; `tune` may take its own seconds on top.
       memory_bytes: The most memory that the process may take; held on Linux only.
+
+    Raises:
+      RuntimeError: by a call, if the process does not start, which is no candidate's fault.
     """
 
     def __init__(self, bench: Bench, *, seconds: float = 120, memory_bytes: int = 6 << 30) -> None:
@@ -81,7 +84,8 @@ class Judge:
 
         Args:
           artefact: The candidate.
-          floor: Refuse what is three standard errors below this fitness; defaults to that of the worst reference.
+          floor: Refuse what is three standard errors below this gain; defaults to that of the worst reference. The
+            penalty for sequential tokens is left to the verdict.
 
         Raises:
           Refused: at stage "judge" if it is far below everything known, or as `judge` does.
@@ -317,11 +321,10 @@ def _answered(replayer: Replayer, request: _Request, artefact: Artefact) -> _Ans
 
 
 def _refuse_hopeless(verdict: Verdict, floor: float) -> None:
-    reached = verdict.gain - verdict.penalty
-    if reached + _CLEARLY * verdict.gain_se < floor:
+    if verdict.gain + _CLEARLY * verdict.gain_se < floor:
         raise Refused(
             "judge",
-            f"far below everything known: {100 * reached:.1f} ± {100 * verdict.gain_se:.1f} points of accuracy "
+            f"far below everything known: {100 * verdict.gain:.1f} ± {100 * verdict.gain_se:.1f} points of accuracy "
             f"against the references at equal tokens; the floor is {100 * floor:.1f}",
         )
 

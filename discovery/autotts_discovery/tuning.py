@@ -5,8 +5,8 @@ a search is short, since what carries over comes first; it returns the mean of i
 candidate; and its gain is measured on questions that it did not see: on random halves of the clusters, both ways.
 
 What moves is one number for a parameter that does not depend on β, and two for one that does. The search is CMA-ES
-(Hansen 2016, arXiv 1604.00772); a generation, from drawing the population to updating its distribution, is one
-compiled program, and the same one for all halves: of questions that are left out, the orders hold no branches.
+(Hansen 2016, arXiv 1604.00772). A generation is one call of `evaluate`, population × β × questions × shuffles, by one
+program for all halves: of questions that are left out, the orders hold no branches, and their episodes end at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -24,12 +24,12 @@ import jax.numpy as jnp
 import numpy as np
 import pydantic
 from jax import Array
-from jaxtyping import Float32, Int32, Key, PyTree
+from jaxtyping import Float32, Key, PyTree
 
-from autotts_discovery.bench import Replayer, by_question, program_of
+from autotts_discovery.bench import Replayer, by_question, program_of, replay
 from autotts_discovery.candidates import Refused
 from autotts_discovery.fitness import Bar, Means, Terms, bar_of, fitness, means_of
-from autotts_jax import COMPILER_OPTIONS, InputError, Line, Schedule, evaluate, random_orders
+from autotts_jax import InputError, Line, Schedule, random_orders
 from autotts_jax.artefacts import Artefact
 
 __all__ = ["Tuned", "tune"]
@@ -217,24 +217,23 @@ def _rounded(line: Line) -> Line:
 
 
 class _Search:
-    """Searches over one candidate's space; its programs are compiled once, and serve any questions."""
+    """Searches over one candidate's space, on any of the bench's questions; what is compiled is its replay alone."""
 
     def __init__(self, replayer: Replayer, artefact: Artefact, schedule: Schedule, space: _Space) -> None:
         """Compiles nothing yet."""
-        from evosax.algorithms import CMA_ES  # takes a second, and is needed in the judge's process only
-
         bench = replayer.bench
         self.episodes = 0
-        self._replayer, self._artefact, self._space = replayer, artefact, space
+        self._replayer, self._artefact, self._schedule, self._space = replayer, artefact, schedule, space
         self._references = {count: jax.device_put(means) for count, means in bench.references.items()}
-        self._at = jax.jit(jax.vmap(lambda beta, numbers: schedule.at(beta, space.ends(numbers)), (0, None)))
-        self._strategy = CMA_ES(population_size=_POPULATION, solution=jnp.asarray(space.start))
-        self._settings = self._strategy.default_params.replace(std_init=jnp.float32(_STEP))
-        self._generation = self._compiled(schedule)
+        self._strategy, self._settings = _strategy(space.start.size)
+        self._controller = program_of(artefact).controller()
+        most = {name: np.asarray(greatest) for name, (_, greatest) in schedule.bounds.items()}
+        self._width = replayer.width(artefact, [most])
 
     def params(self, numbers: Float32[np.ndarray, " F"]) -> PyTree:
         """Parameter vectors at the bench's βs."""
-        return self._at(self._replayer.betas, jnp.asarray(numbers))
+        ends = self._space.ends(jnp.asarray(numbers))
+        return jax.vmap(lambda beta: self._schedule.at(beta, ends))(self._replayer.betas)
 
     def fitness(self, params: PyTree, weights: Sequence[Float32[np.ndarray, " Q"]], shuffles: int) -> list[float]:
         """Fitness of parameter vectors, one for each β, on the questions that each of the weights selects."""
@@ -271,15 +270,20 @@ class _Search:
         bar = self._bar(seen, self._replayer.bench.shuffles, _EVERY)
         first, *keys = jax.random.split(key, generations + 1)
         state = self._strategy.init(first, jnp.asarray(self._space.start), self._settings)
+        # Without weak types, which the first update would remove, there is one program for all generations.
+        state = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.asarray(leaf).dtype), state)
         iterates, curve = [self._space.start], []
         for number, each in enumerate(keys):
             if number > 1 and time.perf_counter() > until:
                 break
             if unseen is not None and number % _WATCHED == 0:
                 curve.append(self._both(iterates[-1], seen, unseen))
-            state = self._generation(each, state, jnp.asarray(seen), bar)
+            drawing, shuffling, updating = jax.random.split(each, 3)
+            population, state = self._strategy.ask(drawing, state, self._settings)
+            population = jnp.clip(population, 0, 1)
+            score = self._scores(population, shuffling, seen, bar)
+            state, _ = self._strategy.tell(updating, population, -score, state, self._settings)
             iterates.append(np.asarray(state.mean))
-            self.episodes += _POPULATION * len(self._replayer.betas[::_EVERY]) * int(seen.sum()) * _SHUFFLES
         found = np.clip(np.mean(iterates[-max(1, len(iterates) // 3) :], axis=0), 0, 1)
         if unseen is not None:
             curve.append(self._both(found, seen, unseen))
@@ -297,36 +301,40 @@ class _Search:
             self._references[shuffles], bench.start, bench.budgets, bench.member * weights, bench.terms, every
         )
 
-    def _compiled(self, schedule: Schedule) -> Callable[[Key[Array, ""], Any, Array, Bar], Any]:
-        """One generation: draws a population, replays it on fresh shuffles, and updates the distribution."""
-        replayer, bench, space = self._replayer, self._replayer.bench, self._space
-        strategy, settings, store = self._strategy, self._settings, replayer.store
-        controller, betas, member = program_of(self._artefact).controller(), replayer.betas[::_EVERY], bench.member
-        most = {name: np.asarray(greatest) for name, (_, greatest) in schedule.bounds.items()}
-        width, devices = replayer.width(self._artefact, [most]), tuple(jax.devices())
+    def _scores(
+        self, population: Float32[Array, "P F"], key: Key[Array, ""], weights: Float32[np.ndarray, " Q"], bar: Bar
+    ) -> Float32[np.ndarray, " P"]:
+        """Fitness of a population on fresh shuffles, the same for all of it; one call of `evaluate`."""
+        bench, store, betas = self._replayer.bench, self._replayer.store, self._replayer.betas[::_EVERY]
+        ends = jax.vmap(self._space.ends)(population)
+        params = jax.vmap(lambda each: jax.vmap(lambda beta: self._schedule.at(beta, each))(betas))(ends)
+        joined = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), params)
+        orders = np.array(random_orders(key, store, _SHUFFLES, width=self._width))
+        orders[weights == 0] = -1
+        outcome = replay(self._controller, store, joined, orders, devices=tuple(jax.devices()))
+        self.episodes += len(population) * len(betas) * int(weights.sum()) * _SHUFFLES
+        found = (outcome.correct, outcome.tokens, outcome.sequential_tokens)
+        score = _population_fitness(found, len(population), bench.member * weights, bar, terms=bench.terms)
+        return jax.device_get(score)  # or the next population would lie on all devices, and need another program
 
-        def replayed(population: Float32[Array, "P F"], orders: Int32[Array, "Q S B"]) -> Means:
-            """Means by question, ``[P, B, Q]``."""
-            each = jax.vmap(
-                jax.vmap(lambda numbers, beta: schedule.at(beta, space.ends(numbers)), (None, 0)), (0, None)
-            )
-            params = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), each(population, betas))
-            outcome = evaluate(controller, store, params, orders, devices=devices)
-            fields = (outcome.correct, outcome.tokens, outcome.sequential_tokens)
-            means = (jnp.mean(field.astype(jnp.float32), axis=-1) for field in fields)
-            return Means(*(mean.reshape(_POPULATION, len(betas), -1) for mean in means))
 
-        def generation(key: Key[Array, ""], state: Any, weights: Float32[Array, " Q"], bar: Bar) -> Any:
-            drawing, shuffling, updating = jax.random.split(key, 3)
-            population, state = strategy.ask(drawing, state, settings)
-            population = jnp.clip(population, 0, 1)
-            orders = random_orders(shuffling, store, _SHUFFLES, width=width)
-            found = replayed(population, jnp.where(weights[:, None, None] > 0, orders, -1))
-            score = jax.vmap(lambda means: _fitness_of(means, member * weights[None], bar, bench.terms))(found)
-            state, _ = strategy.tell(updating, population, -score, state, settings)
-            return state
+@functools.cache
+def _strategy(numbers: int) -> tuple[Any, Any]:
+    """CMA-ES with its settings; one object for all candidates, whose programs are compiled once."""
+    from evosax.algorithms import CMA_ES  # takes a second, and is needed in the judge's process only
 
-        return jax.jit(generation, compiler_options=COMPILER_OPTIONS)
+    strategy = CMA_ES(population_size=_POPULATION, solution=jnp.zeros(numbers, jnp.float32))
+    return strategy, strategy.default_params.replace(std_init=jnp.float32(_STEP))
+
+
+@functools.partial(jax.jit, static_argnames=("population", "terms"))
+def _population_fitness(
+    found: tuple[Array, Array, Array], population: int, member: Float32[Array, "D Q"], bar: Bar, *, terms: Terms
+) -> Float32[Array, " P"]:
+    """Fitness from correctness, tokens and sequential tokens of all episodes, each ``[P · B, Q, S]``."""
+    means = Means(*(jnp.mean(field.astype(jnp.float32), axis=-1) for field in found))
+    each = jax.tree.map(lambda field: field.reshape(population, -1, field.shape[-1]), means)
+    return jax.vmap(lambda one: _fitness_of(one, member, bar, terms))(each)
 
 
 _bar_of = jax.jit(bar_of, static_argnames=("terms", "every"))

@@ -149,7 +149,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
                 "after": gain,
                 "seen": gain,
                 "unseen": gain,
-                "curve": (),
+                "curve": ((0.0, 0.0), (0.01, 0.006)),
             }
             counts = {"splits": 1, "free": 1, "episodes": 1}
             return Tuned(ends=(0, 1), values=values, seconds=0, **counts, **figures)
@@ -241,9 +241,10 @@ def test_what_tuning_did_not_see_counts(calls: Calls, data: Dataset, tmp_path: P
     tune = loop.Judge.tune
 
     def overfits(unseen: float) -> Any:
-        return lambda *args, **options: tune(*args, **options).model_copy(update={"unseen": unseen})
+        curve = ((0.1, 0.1), (0.9, 0.1 + unseen))
+        return lambda *args, **options: tune(*args, **options).model_copy(update={"curve": curve})
 
-    monkeypatch.setattr(loop.Judge, "tune", overfits(0.501))
+    monkeypatch.setattr(loop.Judge, "tune", overfits(0.001))
     found = discover(data, out=tmp_path / "run", proposer=Scripted(), rounds=1, say=quietly)
     assert found.best is not None
     assert found.best.tuned

@@ -33,7 +33,7 @@ EXAMPLES = (
     "autotts discover judge found --on other.json",
 )
 
-#: Characters of an idea or a reason that a table shows.
+#: Characters of a name that is shown; twice as many of a reason.
 _LONGEST = 60
 
 
@@ -194,9 +194,9 @@ def _candidates(tried: Sequence[Tried]) -> None:
             "at least": [f"{100 * (one.lower or 0):+.2f}" for one in judged],
             "tokens": [f"{one.tokens or 0:,.0f}" for one in judged],
             "sequential": [f"{one.sequential or 0:,.0f}" for one in judged],
-            "idea": [printable(("tuned: " if one.tuned else "") + one.idea, _LONGEST) for one in judged],
+            "name": [printable(one.name, _LONGEST) + (", tuned" if one.tuned else "") for one in judged],
         }
-        print_table(OUT, "", columns, texts=["idea"], spare=("sequential", "round", "idea"))
+        print_table(OUT, "", columns, texts=["name"], spare=("sequential", "round"))
     refusals = collections.Counter((one.refused, one.reason) for one in tried if one.refused)
     for (stage, reason), count in refusals.most_common():
         OUT.print(f"refused, {stage}: {printable(reason, 2 * _LONGEST)}{f' × {count}' if count > 1 else ''}")

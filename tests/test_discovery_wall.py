@@ -345,7 +345,7 @@ _ALONE = [
     ("seccomp", ("namespaces", "landlock"), "signal the test"),
     ("seccomp", ("namespaces", "landlock"), "chmod"),
     ("seccomp", ("namespaces", "landlock"), "fork bomb"),
-    ("seccomp", ("namespaces", "landlock"), "leave the group"),
+    ("seccomp", ("namespaces", "landlock"), "memory file"),
     ("seccomp", ("namespaces", "landlock"), "system call mount"),
 ]
 
@@ -366,8 +366,9 @@ def test_every_layer_holds_something(
             "#TOP", "import numpy\nx = numpy.empty(3 << 30, numpy.uint8)\nraise ValueError('REACHED')"
         )
     held = outcome(source, without=others) if others else outcome(source)
-    assert "REACHED" not in str(held)
-    assert "REACHED" in str(outcome(source, without=(layer, *others)))
+    assert not (isinstance(held, Refused) and "REACHED" in held.reason)
+    with pytest.raises(Refused, match="REACHED"):
+        wall._exported(source, check=False, without=(layer, *others))
 
 
 def _free_port() -> int:
@@ -519,12 +520,13 @@ def inspection(content: bytes) -> str:
 @needs_wall
 @pytest.mark.slow
 def test_damaged_programs_are_refused_or_harmless(plain: Artefact, target: Target) -> None:
-    rng, refused = np.random.default_rng(0), 0
-    for _ in range(200):
+    rng, stages = np.random.default_rng(0), collections.Counter[str]()
+    for _ in range(60):
         name = rng.choice(list(plain.programs))
         data = bytearray(plain.programs[name])
         for _ in range(rng.integers(1, 4)):
             data[rng.integers(len(data))] = rng.integers(256)
         damaged = Artefact(plain.description, {**plain.programs, name: bytes(data)})
-        refused += inspection(packed(damaged)) in ("program", "wall")  # the latter if MLIR does not survive it
-    assert refused > 100
+        stages[inspection(packed(damaged))] += 1
+    assert set(stages) <= {"none", "program", "wall"}  # "wall" if MLIR does not survive it
+    assert stages["program"] > 15

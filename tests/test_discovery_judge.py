@@ -500,22 +500,29 @@ def test_tuning_finds_what_is_there(judge: Judge) -> None:
 
 
 def test_a_search_sees_its_own_questions_only(replayer: Replayer) -> None:
-    bench = replayer.bench
+    bench = dataclasses.replace(replayer.bench, terms=Terms())
     seen = np.array([1, 1, 1, 0, 0] * 2, np.float32)
     store = dataclasses.replace(bench.data.store, gold=np.where(seen > 0, bench.data.store.gold, -1))
     blind = {count: Means(*(field * seen for field in means)) for count, means in bench.references.items()}
-    other = Replayer(dataclasses.replace(bench, data=dataclasses.replace(bench.data, store=store), references=blind))
-    space = _Space.of(SCHEDULE, None)
+    other = dataclasses.replace(bench, data=dataclasses.replace(bench.data, store=store), references=blind)
+    space, key = _Space.of(SCHEDULE, None), jax.random.key(1)
     # evosax leans on implicit promotion; in the judge's process it may.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        found = [
-            _Search(on, artefact(), SCHEDULE, _Space.of(SCHEDULE, None)).run(
-                jax.random.key(1), which, None, 3, np.inf
-            )[0]
-            for on, which in ((replayer, seen), (other, seen), (replayer, 1 - seen))
-        ]
+        first, second = (_Search(Replayer(each), artefact(), SCHEDULE, space) for each in (bench, other))
+        found = [search.run(key, seen, None, 3, np.inf)[0] for search in (first, second)]
+        third, _ = first.run(key, 1 - seen, None, 3, np.inf)
+        bar = first._bar(seen, 4, 2)
+        scores = first._scores(jnp.tile(space.start, (16, 1)), key, seen, bar)
     np.testing.assert_array_equal(found[0], found[1])
-    assert (found[0] != found[2]).any()
+    assert (found[0] != third).any()
+    # And what it maximizes is the fitness on them.
+    orders = tts.random_orders(key, bench.data.store, 8, width=8)
+    controller = benches.program_of(artefact()).controller()
+    params = jax.vmap(artefact().schedule)(jnp.asarray([0, 1], jnp.float32))
+    outcome = benches.replay(controller, bench.data.store, params, orders, devices=tuple(jax.devices()))
+    means = benches.by_question(outcome, 8)
+    gain, _, _ = oracle(means, bench.references[4], bench.start, bench.budgets, bench.member * seen, bench.terms)
+    np.testing.assert_allclose(scores, gain, atol=2e-6)
 
 
 def test_tuning_only_what_is_named(judge: Judge) -> None:

@@ -18,7 +18,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import jax
 import jax.numpy as jnp
@@ -194,8 +194,8 @@ def save_controller(
     return artefact.digest
 
 
-def write_artefact(artefact: Artefact, path: Path) -> None:
-    """Writes an artefact as a zip file; the same artefact gives the same bytes."""
+def write_artefact(artefact: Artefact, path: Path | BinaryIO) -> None:
+    """Writes an artefact as a zip file, or to an open one; the same artefact gives the same bytes."""
     members = {_DESCRIPTION: artefact.description.encode(), **artefact.programs}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in {**members, "digest": artefact.digest.encode()}.items():
@@ -212,8 +212,8 @@ def load_controller(path: str | os.PathLike[str]) -> Controller:
     return read_artefact(path).controller()
 
 
-def read_artefact(path: str | os.PathLike[str]) -> Artefact:
-    """Likewise, but returns the artefact."""
+def read_artefact(path: str | os.PathLike[str] | BinaryIO) -> Artefact:
+    """Likewise, but returns the artefact, and reads open files, too."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = {name: archive.read(name) for name in archive.namelist()}

@@ -164,7 +164,7 @@ def generate(
             _draw(
                 figures.questions[row],
                 count,
-                f"Synthetic question {index}, after question {row} of {figures.name}",
+                f"Synthetic question {index} of seed {seed}, after question {row} of {figures.name}",
                 np.random.default_rng([seed, 0, index]),
             )
             for index, (row, count) in enumerate(zip(rows, counts, strict=True))

@@ -14,7 +14,20 @@ import platformdirs
 import typer
 
 import autotts_jax as tts
-from autotts_jax.cli import bench, check, console, controllers, fetch, info, plot, report, sweep, synth, trace
+from autotts_jax.cli import (
+    bench,
+    check,
+    console,
+    controllers,
+    discover,
+    fetch,
+    info,
+    plot,
+    report,
+    sweep,
+    synth,
+    trace,
+)
 
 __all__ = ["app", "main"]
 
@@ -43,6 +56,7 @@ for module in (sweep, bench, trace, plot, report, info, controllers, check, fetc
     app.command(name, epilog="\n".join(["\b", "Examples:", *(f"  {example}" for example in module.EXAMPLES)]))(
         getattr(module, name)
     )
+app.add_typer(discover.app, name="discover")
 
 
 def _configure_jax() -> None:

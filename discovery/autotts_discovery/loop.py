@@ -1,0 +1,616 @@
+"""The loop of discovery: a proposer writes controllers, which are exported behind a wall, judged, tuned, remembered.
+
+Every step is an event of the run's `ledger`, which alone decides what comes next. So a run that was killed goes on
+where it was, and ends as if it had not been.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import autotts_jax as tts
+from autotts_discovery import requests, wall
+from autotts_discovery.candidates import Refused, check_source, with_ends
+from autotts_discovery.judge import Bench, Judge, Terms, Verdict, make_bench
+from autotts_discovery.ledger import (
+    Asked,
+    Begun,
+    Best,
+    Ended,
+    Evaluated,
+    Fate,
+    Ledger,
+    Proposed,
+    Refusal,
+    Replied,
+    Settings,
+    Tuned,
+    digest_of,
+    stamp,
+    transferred,
+)
+from autotts_discovery.proposers import Proposal, Proposer, ReplyError, Request, Tried, read, written
+from autotts_discovery.proposers.command import Command
+from autotts_discovery.proposers.files import Files
+from autotts_discovery.proposers.tape import Tape
+from autotts_jax.artefacts import Artefact
+from autotts_jax.errors import InputError, check_seed, check_whole, one_line
+from autotts_jax.provenance import device, distinct_datasets, used_datasets, versions
+
+__all__ = ["BETAS", "PROPOSERS", "SHUFFLES", "Found", "Standing", "discover", "refuse_shared"]
+
+#: What `discover` takes for a proposer, besides objects.
+PROPOSERS = ("builtin", "files", "command:PROGRAM", "tape:RUN")
+
+#: The β grid on which candidates are judged.
+BETAS = tuple(i / 20 for i in range(21))
+
+#: Branch orders per question with which they are judged.
+SHUFFLES = 100
+
+# Candidates of a round that are tuned, the best ones, and for how long each: it takes ten times as long as a verdict.
+_TUNED, _TUNING_SECONDS = 2, 20
+
+# Replies that may fail in a row.
+_PATIENCE = 3
+
+# Parents whose episodes a proposer is told of, at which β, and in how many characters: that was enough in a trial.
+_TRACED, _TRACED_BETA, _SUMMARY = 2, 0.5, 2500
+
+#: The name of the file with the best candidate so far.
+BEST = "best.py"
+
+
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """How a run stands, for whoever watches it.
+
+    Attributes:
+      round: The round, from 1.
+      rounds: Of how many.
+      candidates: So far.
+      refused: Of them.
+      best: The best so far.
+      minutes: That the run has taken.
+      doing: What it does now.
+    """
+
+    round: int
+    rounds: int
+    candidates: int
+    refused: int
+    best: Tried | None
+    minutes: float
+    doing: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a run has found.
+
+    Attributes:
+      directory: The run.
+      best: Its best candidate; None if none was judged.
+      file: The best candidate's file.
+      tried: All candidates, in order.
+      reason: Why the run ended.
+    """
+
+    directory: Path
+    best: Tried | None
+    file: Path | None
+    tried: tuple[Tried, ...]
+    reason: str
+
+
+def discover(
+    data: tts.Dataset | Sequence[tts.Dataset] | None = None,
+    *,
+    out: str | Path,
+    proposer: str | Proposer = "builtin",
+    rounds: int = 5,
+    proposals: int = 4,
+    minutes: float = 15,
+    held_out: Sequence[tts.Dataset] = (),
+    traces: bool = True,
+    history: bool = True,
+    tuning: bool = True,
+    latency: float | None = None,
+    seed: int = 0,
+    trust: bool = False,
+    resume: bool = False,
+    reply_minutes: float = 10,
+    watch: Callable[[Standing], None] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Found:
+    """Searches for a controller that beats the hand-made ones.
+
+    Args:
+      data: The search set; defaults to built-in trajectories.
+      out: The run's directory, empty or new: ledger, requests, replies, candidates, ``best.py``.
+      proposer: One of `PROPOSERS`, or an object.
+      rounds: Requests to make.
+      proposals: Controllers to ask for in each.
+      minutes: After which nothing new is begun.
+      held_out: Data that the run keeps away from; `proof.prove` uses it.
+      traces: Whether the proposer is told what happened in the parents' episodes.
+      history: Whether it is told what was tried.
+      tuning: Whether the candidates' schedules are tuned.
+      latency: Cap on sequential tokens, as a multiple of CMC's; None for no cap.
+      seed: Of all that is drawn.
+      trust: Run candidates where there is no wall.
+      resume: Go on with the run in `out`. All but `rounds`, `minutes` and `reply_minutes` must be as they were.
+      reply_minutes: That a command may take for a reply.
+      watch: Called with how the run stands, whenever that changes.
+      say: Called with what whoever runs it should know or do; defaults to printing it to stderr.
+
+    Returns:
+      What was found.
+
+    Raises:
+      InputError: for bad arguments, before any work; or if the proposer fails again and again.
+    """
+    check_whole("rounds", rounds, 1, 9999, "There must be at least one.")
+    check_whole("proposals", proposals, 1, 64, "Ask for at least one.")
+    for name, value in (("minutes", minutes), ("reply_minutes", reply_minutes), ("latency", latency)):
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"{name} {value}: not above 0. Give a number above 0.")
+    seed = check_seed(seed)
+    directory = Path(out)
+    say = say or functools.partial(print, file=sys.stderr)
+    asking = _proposer(proposer, directory, rounds, 60 * reply_minutes, say)
+    settings = Settings(
+        proposer=proposer if isinstance(proposer, str) else asking.name,
+        proposals=proposals,
+        traces=traces,
+        history=history,
+        tuning=tuning,
+        latency=latency,
+        seed=seed,
+    )
+    layers = wall.layers()
+    if not layers and not trust:
+        raise InputError(
+            "trust: this machine has no wall to run candidates behind. Use Linux, or --trust (trust=True)."
+        )
+    if data is None:
+        data = tts.pack(tts.synthetic_trajectories())
+    datasets, notes = distinct_datasets([data] if isinstance(data, tts.Dataset) else list(data))
+    if not datasets:
+        raise InputError("data: empty; there must be at least one.")
+    questions = sorted({question_digest(text) for dataset in datasets for text in dataset.texts})
+    refuse_shared(held_out, questions)
+    with Ledger.locked(directory, new=not resume) as ledger:
+        session = Begun(
+            **stamp(ledger.elapsed),
+            settings=settings,
+            datasets=used_datasets(datasets),
+            held_out=used_datasets(held_out),
+            questions=tuple(questions),
+            versions=versions(),
+            device=device(),
+            wall=layers,
+            trust=trust,
+        )
+        if ledger.events:
+            _check_same(ledger.begun, session, directory)
+        ledger.append(session)
+        for note in notes:
+            say(note)
+        loop = _Loop(ledger, session, asking, datasets, rounds, minutes, watch or (lambda standing: None))
+        return loop.run()
+
+
+class _TimeUp(Exception):  # noqa: N818
+    """The run's minutes are over."""
+
+
+class _Loop:
+    """A session of a run."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        session: Begun,
+        proposer: Proposer,
+        datasets: Sequence[tts.Dataset],
+        rounds: int,
+        minutes: float,
+        watch: Callable[[Standing], None],
+    ) -> None:
+        self.ledger, self.settings, self.trust = ledger, session.settings, session.trust
+        self.proposer, self.datasets = proposer, datasets
+        self.rounds, self.seconds, self.watch = rounds, 60 * minutes, watch
+        self.before, self.started = session.elapsed, time.monotonic()
+        self.round = 0
+        self.artefacts: dict[str, Artefact] = {}
+        self.features = datasets[0].store.feature_names
+
+    def run(self) -> Found:
+        self.tell("preparing")
+        settings = self.settings
+        terms = Terms(latency=settings.latency)
+        self.bench = make_bench(self.datasets, betas=BETAS, shuffles=SHUFFLES, seed=settings.seed, terms=terms)
+        reason = "rounds"
+        with Judge(self.bench) as self.judge:
+            try:
+                for number in range(1, self.rounds + 1):
+                    self.one_round(number)
+            except _TimeUp:
+                reason = "minutes"
+        self.note(Ended, reason=reason)
+        self.tell("done")
+        best = self.best()
+        file = self.ledger.directory / BEST if best else None
+        return Found(self.ledger.directory, best, file, tuple(self.ledger.tried()), reason)
+
+    def one_round(self, number: int) -> None:
+        self.round = number
+        places = self.places(number)
+        for place in places:
+            self.evaluate(place)
+        if self.settings.tuning:
+            judged = [place for place in places if self.ledger.fates[place].full]
+            for place in sorted(judged, key=self.ledger.lower, reverse=True)[:_TUNED]:
+                self.tune(place)
+
+    # --- asking ---
+
+    def places(self, number: int) -> list[str]:
+        """The places of the proposals in a reply, which is asked for unless it is there."""
+        places = []
+        for index, proposal in enumerate(self.reply(number), 1):
+            places.append(place := f"{number:04d}.{index}")
+            if place not in self.ledger.fates:
+                known = list({fate.proposed.candidate for fate in self.ledger.fates.values()})
+                parents = [_completed(parent, known) for parent in proposal.parents]
+                self.propose(place, proposal.source, proposal.idea, tuple(filter(None, parents)))
+        return places
+
+    def reply(self, number: int) -> list[Proposal]:
+        name, ledger = f"{number:04d}.md", self.ledger
+        replied = {event.number: event for event in ledger.of(Replied)}
+        if number in replied and not replied[number].digest:
+            return []  # it failed
+        text = ledger.kept("replies", name)
+        if text is None or (number not in replied and isinstance(self.proposer, Files)):
+            self.check_time()
+            self.tell("asking")
+            request = self.request(number)
+            began = time.monotonic()
+            try:
+                answer = self.proposer.propose(request)
+            except ReplyError as error:
+                self.check_time()  # one that came to nothing since the time was over is asked for again
+                self.failed(number, one_line(error), time.monotonic() - began)
+                return []
+            text = answer if isinstance(answer, str) else written(answer)
+            ledger.keep("replies", name, text)
+            seconds = time.monotonic() - began
+        else:
+            seconds = 0.0
+        proposals = read(text)
+        if number not in replied:
+            failure = "" if proposals else "no ```python block in it"
+            self.note(
+                Replied,
+                number=number,
+                digest=digest_of(text),
+                proposals=len(proposals),
+                seconds=seconds,
+                failure=failure,
+            )
+        elif replied[number].digest != digest_of(text):
+            raise InputError(
+                f"{ledger.directory / 'replies' / name}: not what the ledger says. Put it back, or start another run."
+            )
+        return proposals[: self.settings.proposals]
+
+    def failed(self, number: int, reason: str, seconds: float) -> None:
+        self.note(Replied, number=number, digest="", proposals=0, seconds=seconds, failure=reason)
+        last = self.ledger.of(Replied)[-_PATIENCE:]
+        if len(last) == _PATIENCE and not any(event.digest for event in last):
+            raise InputError(f"proposer {self.proposer.name}: failed {_PATIENCE} times in a row: {reason}. Mend it.")
+
+    def request(self, number: int) -> Request:
+        settings, ledger = self.settings, self.ledger
+        tried = ledger.tried() if settings.history else []
+        parents = requests.parents_among(tried)
+        name = f"{number:04d}.md"
+        asked = {event.number: event.digest for event in ledger.of(Asked)}
+        text = ledger.kept("requests", name)
+        if text is None or asked.get(number) != digest_of(text):
+            text = requests.compose(
+                number=number,
+                wanted=settings.proposals,
+                questions=sum(map(len, self.datasets)),
+                tried=tried,
+                parents=parents,
+                complaints=[event.failure for event in ledger.of(Replied) if event.failure and settings.history],
+                summaries=self.summaries(parents) if settings.traces and self.proposer.reads else {},
+                feature_names=self.features,
+                latency=settings.latency,
+                tuning=settings.tuning,
+            )
+            ledger.keep("requests", name, text)
+            self.note(Asked, number=number, digest=digest_of(text))
+        return Request(
+            number=number,
+            round=self.round,
+            wanted=settings.proposals,
+            text=text,
+            parents=tuple(parents),
+            tried=tuple(tried),
+            seed=_seed(settings.seed, "request", number),
+            seconds=self.seconds - self.elapsed,
+        )
+
+    def summaries(self, parents: Sequence[Tried]) -> dict[str, str]:
+        """What happened in episodes of the best parents. The judge has replayed the same ones: they end."""
+        found = {}
+        for parent in parents[:_TRACED]:
+            self.tell(f"tracing {parent.name}")
+            found[parent.digest] = summarized(self.bench, self.artefact(parent.digest).controller())
+        return found
+
+    # --- judging ---
+
+    def propose(self, place: str, source: str, idea: str, parents: tuple[str, ...]) -> None:
+        candidate = digest_of(source)
+        self.ledger.keep("candidates", f"{candidate}.py", source)
+        self.note(
+            Proposed,
+            place=place,
+            candidate=candidate,
+            round=self.round,
+            idea=requests.on_one_line(idea, 500),
+            parents=parents,
+        )
+
+    def evaluate(self, place: str) -> None:
+        """Judges a candidate, as far as that has not been done."""
+        fate = self.ledger.fates[place]
+        if not fate.judged:
+            self.check_time()
+            try:
+                self.judged(place, fate)
+            except Refused as refused:
+                self.note(Refusal, place=place, stage=refused.stage, reason=requests.on_one_line(refused.reason, 500))
+        self.crown()
+
+    def judged(self, place: str, fate: Fate) -> None:
+        earlier = [other for name, other in self.ledger.fates.items() if name != place]
+        for other in earlier:
+            if other.proposed.candidate == fate.proposed.candidate:
+                raise Refused("duplicate", f"the same source as candidate {fate.proposed.candidate[:8]}")
+        self.tell("exporting")
+        artefact = self.artefact(fate.proposed.candidate)
+        name, program = artefact.described.name, _program(artefact)
+        for other in earlier:
+            if other.look is not None and other.look.program == program:
+                raise Refused("duplicate", f"computes the same as candidate {other.proposed.candidate[:8]}")
+        if fate.look is None:
+            self.check_time()
+            self.tell(f"looking at {name}")
+            self.evaluated(place, "look", artefact, self.judge.look)
+        look = _verdict(fate.look)
+        for other in earlier:
+            if other.look is not None and _verdict(other.look).signature == look.signature:
+                raise Refused("duplicate", f"decides the same as candidate {other.proposed.candidate[:8]}")
+        self.check_time()
+        self.tell(f"judging {name}")
+        self.evaluated(place, "full", artefact, self.judge.judge)
+
+    def evaluated(self, place: str, kind: str, artefact: Artefact, call: Callable[[Artefact], Verdict]) -> None:
+        began = time.monotonic()
+        verdict = call(artefact)
+        self.note(
+            Evaluated,
+            place=place,
+            kind=kind,
+            name=artefact.described.name,
+            program=_program(artefact),
+            verdict=verdict.model_dump(mode="json"),
+            seconds=time.monotonic() - began,
+        )
+
+    def artefact(self, candidate: str) -> Artefact:
+        if candidate not in self.artefacts:
+            source = self.ledger.kept("candidates", f"{candidate}.py") or ""
+            check_source(source)
+            self.artefacts[candidate] = wall.export(source, feature_names=self.features, trust=self.trust)
+        return self.artefacts[candidate]
+
+    def tune(self, place: str) -> None:
+        """Tunes a candidate, and judges what comes of it as a candidate of its own, as far as not done."""
+        fate = self.ledger.fates[place]
+        tuned_place = f"{place}t"
+        if fate.tuned is None:
+            self.check_time()
+            artefact = self.artefact(fate.proposed.candidate)
+            self.tell(f"tuning {artefact.described.name}")
+            began, candidate, figures = time.monotonic(), "", {}
+            try:
+                seed = _seed(self.settings.seed, "tune", fate.proposed.candidate)
+                tuned = self.judge.tune(artefact, seconds=_TUNING_SECONDS, seed=seed)
+                figures = tuned.model_dump(mode="json")
+                if transferred(figures) > 0:  # else it could not be ranked above the one that was tuned
+                    source = self.ledger.kept("candidates", f"{fate.proposed.candidate}.py") or ""
+                    source = with_ends(source, tuned.values)
+                    candidate = digest_of(source)
+                    self.ledger.keep("candidates", f"{candidate}.py", source)
+            except InputError as error:  # a refusal among them
+                figures |= {"failure": one_line(error)}
+            self.note(Tuned, place=place, candidate=candidate, figures=figures, seconds=time.monotonic() - began)
+        assert fate.tuned is not None
+        if fate.tuned.candidate in ("", fate.proposed.candidate):
+            return
+        if tuned_place not in self.ledger.fates:
+            source = self.ledger.kept("candidates", f"{fate.tuned.candidate}.py") or ""
+            self.propose(tuned_place, source, fate.proposed.idea, (fate.proposed.candidate,))
+        self.evaluate(tuned_place)
+
+    # --- the best ---
+
+    def crown(self) -> None:
+        """Notes the best candidate if it is a new one, and writes its file."""
+        best = self.ledger.best
+        if best is None:
+            return
+        place, candidate = best.proposed.place, best.proposed.candidate
+        crowned = self.ledger.of(Best)
+        if not crowned or crowned[-1].place != place:
+            self.note(Best, place=place, candidate=candidate, lower=self.ledger.lower(place))
+        source = self.ledger.kept("candidates", f"{candidate}.py") or ""
+        self.ledger.keep(".", BEST, _header(self.ledger, best) + source)
+
+    def best(self) -> Tried | None:
+        best = self.ledger.best
+        if best is None:
+            return None
+        return next(t for t in self.ledger.tried() if t.digest == best.proposed.candidate and t.lower is not None)
+
+    # --- the clock ---
+
+    @property
+    def elapsed(self) -> float:
+        return self.before + time.monotonic() - self.started
+
+    def check_time(self) -> None:
+        if self.elapsed >= self.seconds:
+            raise _TimeUp
+
+    def note(self, event: type[Any], /, **fields: Any) -> None:
+        self.ledger.append(event(**stamp(self.elapsed), **fields))
+
+    def tell(self, doing: str) -> None:
+        fates = self.ledger.fates.values()
+        refused = sum(fate.refusal is not None for fate in fates)
+        self.watch(Standing(self.round, self.rounds, len(fates), refused, self.best(), self.elapsed / 60, doing))
+
+
+# --- before a run ----------------------------------------------------------------------------------------------------
+
+
+def _proposer(given: str | Proposer, run: Path, rounds: int, seconds: float, say: Callable[[str], None]) -> Proposer:
+    if not isinstance(given, str):
+        return given
+    kind, _, rest = given.partition(":")
+    match kind:
+        case "builtin" if not rest:
+            from autotts_discovery.proposers.builtin import Builtin
+
+            return Builtin()
+        case "files" if not rest:
+            return Files(run, say)
+        case "command" if rest:
+            return Command(rest, run, seconds)
+        case "tape" if rest:
+            return Tape(Path(rest), rounds)
+    raise InputError(f"--proposer {given}: no such proposer. Use one of {', '.join(PROPOSERS)}.")
+
+
+def question_digest(text: str) -> str:
+    """A digest of a question's text, whatever its spacing."""
+    return digest_of(" ".join(text.split()))
+
+
+def refuse_shared(held_out: Sequence[tts.Dataset], searched: Sequence[str]) -> None:
+    """Refuses held-out data with questions of the search set, which `searched` has the digests of.
+
+    Raises:
+      InputError: naming the data and one of the questions.
+    """
+    known = set(searched)
+    for dataset in held_out:
+        shared = [number for number, text in enumerate(dataset.texts) if question_digest(text) in known]
+        if shared:
+            raise InputError(
+                f"{dataset.source or dataset.parts[0][0]}: {len(shared)} of its questions are in the search set, such "
+                f"as question {shared[0]}. Name data that the search has not seen."
+            )
+
+
+def _check_same(first: Begun, now: Begun, directory: Path) -> None:
+    """Refuses to go on with a run under other circumstances."""
+    pairs: list[tuple[str, Any, Any]] = [
+        (name, getattr(first.settings, name), getattr(now.settings, name)) for name in Settings.model_fields
+    ]
+    pairs += [
+        (f"{name} version", first.versions.get(name), now.versions.get(name)) for name in first.versions | now.versions
+    ]
+    for name in ("datasets", "held_out"):
+        before, after = (", ".join(d.label for d in getattr(begun, name)) or "none" for begun in (first, now))
+        digests = [sorted(d.digest for d in getattr(begun, name)) for begun in (first, now)]
+        if digests[0] != digests[1]:
+            after += " with other contents" * (before == after)
+            pairs.append((name.replace("_", "-").removesuffix("sets"), before, after))
+    for name, before, after in pairs:
+        if before != after:
+            raise InputError(
+                f"{directory}: a run with {name} {before}, not {after}. Go on with it as it began, or start another."
+            )
+
+
+def _seed(*what: object) -> int:
+    return int.from_bytes(hashlib.blake2b(repr(what).encode(), digest_size=4).digest())
+
+
+# --- candidates ------------------------------------------------------------------------------------------------------
+
+
+def summarized(bench: Bench, controller: tts.Controller) -> str:
+    """What happened in the episodes of a quick look, at one β."""
+    (row,) = tts.rows_of(tts.Setting(controller), [_TRACED_BETA])
+    watched = tts.failures.watch(bench.data, row, bench.orders[:, : bench.looks])
+    return tts.failures.summarize(bench.data, row, watched, characters=_SUMMARY)
+
+
+def _program(artefact: Artefact) -> str:
+    """A digest of what an artefact computes."""
+    about = artefact.described
+    digest = hashlib.blake2b(repr((about.probe_everything, about.params, about.memory)).encode(), digest_size=16)
+    for name, content in sorted(artefact.programs.items()):
+        digest.update(f"{name} {len(content)} ".encode() + content)
+    return digest.hexdigest()
+
+
+def _verdict(event: Evaluated | None) -> Verdict:
+    assert event is not None
+    return Verdict.model_validate(event.verdict)
+
+
+def _completed(beginning: str, digests: Sequence[str]) -> str:
+    """The digest that begins so; empty if there is none, or more than one."""
+    found = [digest for digest in digests if digest.startswith(beginning)]
+    return found[0] if len(found) == 1 else ""
+
+
+def _header(ledger: Ledger, fate: Fate) -> str:
+    """The evidence for a candidate, as comments."""
+    verdict, begun = _verdict(fate.full), ledger.begun
+    labels = ", ".join(dataset.label for dataset in begun.datasets)
+    judged = sum(other.full is not None for other in ledger.fates.values())
+    figures = ledger.tuning_of(fate.proposed.place)
+    lines = [
+        f"Found by autotts discover: candidate {fate.proposed.candidate}, "
+        f"proposer {begun.settings.proposer}, seed {begun.settings.seed}.",
+        f"{100 * verdict.gain:+.2f} ± {100 * verdict.gain_se:.2f} points of accuracy above the envelope of the "
+        f"hand-made controllers at equal tokens, on {labels}.",
+    ]
+    if figures:
+        gained = 100 * transferred(figures)
+        lines.append(f"Tuned; when it was tuned on half of the questions, that gained {gained:+.2f} on the others.")
+    lines += [
+        f"The best of {judged} judged on these data, so luck is in it; autotts discover judge tests it on others.",
+        f"Idea: {fate.proposed.idea}",
+    ]
+    return "".join(f"# {requests.on_one_line(line, 600)}\n" for line in lines) + "\n"

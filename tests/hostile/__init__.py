@@ -1,0 +1,1 @@
+"""Candidates that try what they must not; see `corpus`."""

@@ -1,5 +1,5 @@
 """``python -m autotts_jax`` runs the ``autotts`` command."""
 
-from autotts_jax.cli import main
+from autotts_jax.cli import command
 
-main()
+command()

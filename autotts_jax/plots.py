@@ -8,6 +8,7 @@ TeX; what the font lacks is written as its code point.
 from __future__ import annotations
 
 import functools
+import re
 import textwrap
 import unicodedata
 from collections import Counter
@@ -75,10 +76,15 @@ class Style(NamedTuple):
 def styles(labels: Iterable[str]) -> dict[str, Style]:
     """A style for each label: the published controllers' own, and for others the remaining ones, in order.
 
-    Figures of some of the labels agree if each is given the styles of the full list. 252 styles differ.
+    The first setting of a published controller has that controller's style, whatever its parameters. Figures of some
+    of the labels agree if each is given the styles of the full list. 252 styles differ.
     """
     labels = list(dict.fromkeys(labels))
-    order = [*_PUBLISHED, *(label for label in labels if label not in _PUBLISHED)]
+    first: dict[str, str] = {}
+    for label in sorted(labels, key=len):  # the controller itself before those with fixed parameters
+        first.setdefault(re.split("[:@]", label)[0], label)
+    published = [first.get(name, name) for name in _PUBLISHED]
+    order = [*published, *(label for label in labels if label not in published)]
     looks = (
         Style(COLOURS[n % len(COLOURS)], _LINES[n % len(_LINES)], _MARKERS[n % len(_MARKERS)])
         for n in range(len(order))

@@ -178,6 +178,9 @@ def distinct_settings(
     Args:
       settings: The settings.
       digest: Of a controller's artefact; called only for settings that share a label.
+
+    Raises:
+      InputError: if a label that was given is not unique.
     """
     by_label: dict[str, dict[str, Setting]] = {}
     notes = []
@@ -196,6 +199,11 @@ def distinct_settings(
             kept += group.values()
             continue
         for identity, setting in group.items():
+            if label != dataclasses.replace(setting, label="").label:
+                raise InputError(f"label {label}: of {len(group)} different settings. Give each a name of its own.")
             kept.append(dataclasses.replace(setting, label=f"{label}@{identity[:_SHORT]}"))
-            notes.append(f"{label}: the name of {len(group)} settings; one of them is {kept[-1].label} here.")
+            notes.append(
+                f"{label}: the name of {len(group)} settings; the one whose artefact is "
+                f"{digest(setting.controller)[:_SHORT]}… is {kept[-1].label} here."
+            )
     return kept, notes

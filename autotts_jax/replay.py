@@ -233,6 +233,9 @@ _IDS = 1024
 #: Questions that are checked at a time: few, for caches' sake.
 _CHECKED = 256
 
+#: The file that makes a directory a results folder. Tables of results are no trajectories.
+RESULTS = "sweep.json"
+
 #: Questions that are digested at a time. Part of the definition of `Dataset.digests`.
 _DIGESTED = 4096
 
@@ -540,7 +543,10 @@ def _files(path: Path) -> list[Path]:
     """The file, or those in the directory."""
     if not existing(path).is_dir():
         return [path]
+    if (path / RESULTS).exists():
+        raise InputError(f"{path}: a sweep's results, no trajectories. Name what was swept.")
     files = sorted(file for suffix in FORMATS for file in path.rglob(f"*{suffix}"))
+    files = [file for file in files if not any((parent / RESULTS).exists() for parent in file.parents)]
     if not files:
         raise InputError(f"{path}: no {suffixes()} file in this directory. Check the path.")
     return files

@@ -31,6 +31,7 @@ from autotts_jax.controllers import Controller
 from autotts_jax.errors import InputError
 from autotts_jax.files import writable, write_together
 from autotts_jax.provenance import Provenance, UsedSetting
+from autotts_jax.replay import RESULTS
 from autotts_jax.settings import Row, Setting
 
 __all__ = ["FIELDS", "Origin", "Results", "is_results", "read", "write_csv"]
@@ -230,7 +231,7 @@ class Results:
         for artefact in artefacts.values():
             writers[f"controllers/{artefact.digest}.zip"] = functools.partial(write_artefact, artefact)
         names = tuple(writers)
-        writers[_MANIFEST] = lambda path: path.write_text(self._manifest(path.parent, names), encoding="utf-8")
+        writers[RESULTS] = lambda path: path.write_text(self._manifest(path.parent, names), encoding="utf-8")
         earlier = _files_of(directory)
         written = write_together(directory, writers)
         for stale in earlier - set(writers):
@@ -284,7 +285,6 @@ class Results:
 
 # --- the folder ------------------------------------------------------------------------------------------------------
 
-_MANIFEST = "sweep.json"
 _REMEDY = "Name the directory that `autotts sweep --out` or `Results.write` wrote."
 
 #: The names that a results folder may hold. Nothing else in a manifest is opened.
@@ -324,7 +324,7 @@ class _Manifest(pydantic.BaseModel, frozen=True, extra="forbid"):
 
 def is_results(path: Path) -> bool:
     """Whether a path is a results folder."""
-    return (path / _MANIFEST).is_file()
+    return (path / RESULTS).is_file()
 
 
 def read(directory: str | os.PathLike[str]) -> Results:
@@ -377,7 +377,7 @@ def _restored(provenance: Provenance, settings: tuple[UsedSetting, ...]) -> Prov
 
 
 def _read_manifest(directory: Path) -> _Manifest:
-    file = directory / _MANIFEST
+    file = directory / RESULTS
     try:
         manifest = _Manifest.model_validate_json(file.read_bytes())
     except OSError as error:

@@ -397,7 +397,7 @@ def _explain(path: Path, error: pydantic.ValidationError) -> str:
     if place:
         where.append(f"probe {place.pop(0)}")
     found = "" if problem["type"] in ("missing", "json_invalid") else f" (found {_short(problem['input'])})"
-    remedy = _REMEDY.get(problem["type"], "see the data format in the README")
+    remedy = _REMEDY.get(problem["type"], "see the format in notebooks/guide/data.md")
     return f"{path}: {', '.join(where) or 'the file'}: {problem['msg']}{found}. Remedy: {remedy}."
 
 

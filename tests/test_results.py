@@ -107,7 +107,9 @@ def test_different_controllers_of_one_name_are_told_apart(data: Dataset, place: 
     assert first != second
     assert {first.partition("@")[0], second.partition("@")[0]} == {"mine"}
     assert third == "new"
-    assert f"mine: the name of 2 settings; one of them is {first} here." in results.notes
+    assert any(note.startswith("mine: the name of 2 settings; ") and first in note for note in results.notes)
+    with pytest.raises(InputError, match="label a: of 2 different settings"):
+        sweep(data, [f"a={SC}:samples=2", f"a={SC}:samples=3"], betas=[1], shuffles=2)
 
 
 def test_what_is_given_twice_counts_once(data: Dataset, place: Path) -> None:

@@ -29,7 +29,7 @@ from autotts_jax.cli import (
     trace,
 )
 
-__all__ = ["app", "main"]
+__all__ = ["app", "command", "main"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -71,8 +71,22 @@ def _configure_jax() -> None:
         jax.config.update("jax_compilation_cache_dir", str(place))
 
 
+def command() -> None:
+    """The ``autotts`` command, in a process of its own."""
+    try:
+        main()
+    except SystemExit as end:
+        if end.code:
+            # XLA may still be running programs, which do not survive the interpreter's teardown.
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(end.code if isinstance(end.code, int) else 1)
+        raise
+
+
 def main() -> None:
-    """The ``autotts`` command.
+    """What ``autotts`` does, up to the process's end.
 
     Bad input ends in one line and code 2, a failed download or a full disk in one line and code 1, Ctrl-C in one line
     and code 130.

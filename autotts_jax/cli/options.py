@@ -31,6 +31,7 @@ __all__ = [
     "Seed",
     "Shown",
     "Shuffles",
+    "Swept",
     "check_directory",
     "check_figure",
     "check_file",
@@ -47,6 +48,10 @@ Data = Annotated[
     list[Path] | None,
     typer.Argument(help=f"Files ({suffixes()}), stores or directories; defaults to built-in trajectories."),
 ]
+Swept = Annotated[
+    list[Path] | None,
+    typer.Option("--data", help="Where the swept data are now; repeatable. Defaults to where they were."),
+]
 Controllers = Annotated[
     list[str] | None,
     typer.Option(help="NAME[:key=value,…] or FILE.py:ATTRIBUTE[:…]; repeatable; defaults to all built-in ones."),
@@ -62,6 +67,10 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.",
 Shown = Annotated[Form, typer.Option("--format", help="How the result is printed.")]
 
 
+#: More βs than a grid can need.
+_MOST_BETAS = 100_000
+
+
 def opened(paths: Sequence[Path] | None) -> list[tts.Dataset]:
     """The datasets at the paths, or the built-in trajectories."""
     if not paths:
@@ -72,6 +81,9 @@ def opened(paths: Sequence[Path] | None) -> list[tts.Dataset]:
 def replayed(results: tts.Results, paths: Sequence[Path] | None) -> tuple[tts.Dataset, np.ndarray, tts.Rules]:
     """Data, orders and rules of a results folder; the data are where they were unless paths say otherwise."""
     sources = dict.fromkeys(Path(used.source) for used in results.provenance.datasets if used.source)
+    for source in sources if not paths else ():
+        if not source.exists():
+            raise tts.InputError(f"{source}: swept, but no longer there. Say where it is now, with --data.")
     return sweeps.replayed(results, opened(paths or list(sources)))
 
 
@@ -80,9 +92,13 @@ def parsed_betas(text: str) -> list[float]:
     try:
         if ":" in text:
             start, stop, count = text.split(":")
+            if int(count) > _MOST_BETAS:
+                raise tts.InputError(f"--beta {text!r}: more than {_MOST_BETAS} βs. Choose fewer.")
             values = np.linspace(float(start), float(stop), int(count))
         else:
             values = np.array([float(value) for value in text.split(",")])
+    except tts.InputError:
+        raise
     except ValueError:
         raise tts.InputError(f"--beta {text!r}: not understood. Write START:STOP:COUNT or 0,0.5,1.") from None
     if not len(values) or not np.all((values >= 0) & (values <= 1)):
@@ -107,6 +123,8 @@ def check_directory(directory: Path | None) -> None:
 def check_file(file: Path | None) -> None:
     """Likewise the directory of an output file."""
     check_directory(None if file is None else file.parent)
+    if file is not None and file.is_dir():
+        raise tts.InputError(f"{file}: a directory. Name a file.")
 
 
 def check_figure(file: Path | None) -> None:

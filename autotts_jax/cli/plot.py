@@ -29,7 +29,9 @@ def plot(
     bands: Annotated[
         bool | None, typer.Option(help="Draw bands of uncertainty; defaults to yes for up to three controllers.")
     ] = None,
-    size: Annotated[tuple[float, float] | None, typer.Option(help="Width and height in inches.")] = None,
+    size: Annotated[
+        tuple[float, float] | None, typer.Option(help="Width and height in inches, as in 7 4.", metavar="W H")
+    ] = None,
     title: Annotated[str | None, typer.Option(help="Title of the figure.")] = None,
 ) -> None:
     """Draw accuracy against tokens along β, one panel per dataset."""
@@ -46,6 +48,7 @@ def _check_apart(paths: Sequence[Path], results: Sequence[tts.Results]) -> None:
     """Refuses sweeps in one figure in which one name means two things, or one curve would be drawn twice."""
     meaning: dict[tuple[str, str], tuple[str, Path]] = {}
     curves: dict[tuple[str, str], Path] = {}
+    replays: dict[str, tuple[object, Path]] = {}
     for path, found in zip(paths, results, strict=True):
         datasets = [("dataset", used.label, used.digest) for used in found.provenance.datasets]
         settings = [("controller", used.label, used.artefact) for used in found.provenance.settings]
@@ -53,6 +56,15 @@ def _check_apart(paths: Sequence[Path], results: Sequence[tts.Results]) -> None:
             known, first = meaning.setdefault((kind, label), (digest, path))
             if known != digest:
                 raise tts.InputError(f"{path}: {kind} {label} is another one in {first}. Sweep them together.")
+        asked = found.provenance
+        how = (asked.cost, asked.probe_cost, asked.budget, asked.orders, asked.seed, asked.shuffles)
+        for _, label, _ in datasets:
+            known_how, first = replays.setdefault(label, (how, path))
+            if known_how != how:
+                raise tts.InputError(
+                    f"{path}: {label} was not replayed as in {first}: other costs, budget, orders, seed or shuffles. "
+                    "Draw them apart."
+                )
         for curve in itertools.product([d[1] for d in datasets], [s[1] for s in settings]):
             if curves.setdefault(curve, path) != path:
                 raise tts.InputError(f"{path}: {' and '.join(curve)} are also in {curves[curve]}. Leave one out.")

@@ -9,7 +9,7 @@ import typer
 
 import autotts_jax as tts
 from autotts_jax.cli.console import bar, interruptible
-from autotts_jax.cli.options import Quiet, check_file, replayed, save
+from autotts_jax.cli.options import Quiet, Swept, check_file, replayed, save
 
 __all__ = ["EXAMPLES", "report"]
 
@@ -18,9 +18,7 @@ EXAMPLES = ("autotts report results", "autotts report results --data elsewhere/a
 
 def report(
     results: Annotated[Path, typer.Argument(help="The directory that `autotts sweep --out` wrote.")],
-    data: Annotated[
-        list[Path] | None, typer.Option(help="Where the swept data are now; repeatable. Defaults to where they were.")
-    ] = None,
+    data: Swept = None,
     out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("report.html"),
     quiet: Quiet = False,
 ) -> None:

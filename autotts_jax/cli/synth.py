@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from autotts_jax import synthetic, trajectories
-from autotts_jax.cli.options import Seed, check_file, wrote
+from autotts_jax.cli.options import check_file, wrote
 
 __all__ = ["EXAMPLES", "synth"]
 
@@ -20,7 +20,7 @@ def synth(
     preset: Annotated[str, typer.Option(help=f"What to imitate: {', '.join(synthetic.PRESETS)}.")] = "Qwen3-8B/aime24",
     questions: Annotated[int, typer.Option(min=1, help="Number of questions.")] = 30,
     branches: Annotated[int, typer.Option(min=1, help="Branches per question.")] = 128,
-    seed: Seed = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the trajectories.")] = 0,
 ) -> None:
     """Write synthetic trajectories."""
     trajectories.format_of(file)

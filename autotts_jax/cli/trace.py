@@ -17,6 +17,7 @@ from autotts_jax.cli.options import (
     ProbeCost,
     Seed,
     Shuffles,
+    Swept,
     check_figure,
     check_file,
     opened,
@@ -26,6 +27,7 @@ from autotts_jax.cli.options import (
     wrote,
 )
 from autotts_jax.cli.tables import trace_account
+from autotts_jax.files import existing
 from autotts_jax.results import is_results
 
 __all__ = ["EXAMPLES", "trace"]
@@ -39,10 +41,20 @@ EXAMPLES = (
 def trace(
     path: Annotated[Path, typer.Argument(help="A trajectory file, store or directory, or a sweep's results.")],
     controller: Annotated[
-        str, typer.Option(help="NAME[:…] or FILE.py:ATTRIBUTE[:…]; of results, a setting's label.")
-    ] = "confidence_momentum",
-    beta: Annotated[float, typer.Option(min=0, max=1, help="The controller's β.")] = 0.5,
-    question: Annotated[int | None, typer.Option(min=0, help="Question number; defaults to a summary of all.")] = None,
+        str | None,
+        typer.Option(
+            help="NAME[:…] or FILE.py:ATTRIBUTE[:…], by default confidence_momentum; of results, a setting's label, "
+            "by default the first."
+        ),
+    ] = None,
+    beta: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="The controller's β; defaults to 0.5, of results to the middle of the grid."),
+    ] = None,
+    question: Annotated[
+        int | None, typer.Option(min=0, help="Question number, over all files; defaults to a summary of all.")
+    ] = None,
+    data: Swept = None,
     shuffle: Annotated[int, typer.Option(min=0, help="Which of the orders.")] = 0,
     shuffles: Shuffles = 100,
     orders: Drawn = "published",
@@ -66,11 +78,15 @@ def trace(
     if is_results(path):
         results = tts.read_results(path)
         row = _swept_row(results, controller, beta)
-        dataset, drawn, rules = replayed(results, None)
+        dataset, drawn, rules = replayed(results, data)
         if shuffle >= results.shuffles:
             raise tts.InputError(f"--shuffle {shuffle}: {path} has {results.shuffles}. Count from 0.")
     else:
-        row = tts.rows_of(tts.Setting.parse(controller), [beta])[0]
+        if data:
+            raise tts.InputError("--data: only for a sweep's results. Name the data themselves.")
+        existing(path)
+        setting = tts.Setting.parse(controller or "confidence_momentum")
+        row = tts.rows_of(setting, [0.5 if beta is None else beta])[0]
         rules = tts.Rules(cost=cost, probe_cost=probe_cost, budget=budget)
         datasets = opened([path])
         dataset = tts.concatenate(datasets)
@@ -92,11 +108,13 @@ def trace(
     trace_account(OUT, told)
 
 
-def _swept_row(results: tts.Results, label: str, beta: float) -> tts.Row:
-    rows = [row for row in results.rows if row.label == label]
+def _swept_row(results: tts.Results, label: str | None, beta: float | None) -> tts.Row:
+    rows = [row for row in results.rows if row.label == (label or results.rows[0].label)]
     if not rows:
         labels = ", ".join(dict.fromkeys(row.label for row in results.rows))
         raise tts.InputError(f"--controller {label}: not in these results. Use one of {labels}.")
+    if beta is None:
+        return rows[len(rows) // 2]
     for row in rows:
         if row.beta is None or np.float32(row.beta) == np.float32(beta):
             return row

@@ -77,6 +77,10 @@ class Line:
         if self.log and self.least <= 0:
             raise InputError(f"schedule: a log scale from {self.least:g}. Choose a lower bound above 0.")
 
+    def __repr__(self) -> str:
+        """Its kind and its ends, as in ``whole(1, 64)``."""
+        return f"{'whole' if self.integer else 'real'}({self.start}, {self.stop})"
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the parameter; () for a scalar."""
@@ -173,6 +177,10 @@ class Schedule:
         for name, line in named_leaves(self.lines, is_leaf=_is_line).items():
             if not isinstance(line, Line):
                 raise InputError(f"schedule: {name} is {line!r}. Write whole(start, stop) or real(start, stop).")
+
+    def __repr__(self) -> str:
+        """As it is written, in a line."""
+        return f"Schedule({', '.join(f'{name}={line!r}' for name, line in self.named_lines.items())})"
 
     def __call__(self, beta: Float32[Array, ""]) -> PyTree:
         """The parameters at β."""

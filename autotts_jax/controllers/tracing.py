@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import math
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import FunctionType
 from typing import Any, NamedTuple, TypeAlias
@@ -50,6 +51,8 @@ _SETTINGS = (
     "threefry_partitionable",
 )
 _Settings: TypeAlias = tuple[Any, ...]
+
+_ONE_AT_A_TIME = threading.RLock()
 
 # Programs kept; a sweep needs a few for each controller.
 _KEPT = 512
@@ -117,10 +120,11 @@ def _traced(
     shapes: tuple[jax.ShapeDtypeStruct, ...],
     settings: _Settings,
 ) -> Program:
-    before = _library()
-    with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        jaxpr, out = thread.submit(_jaxpr_of, function, jax.tree.unflatten(tree, shapes), settings).result()
-    _refuse_other_library(label, before)
+    with _ONE_AT_A_TIME:  # lest the library's changes be another trace's
+        before = _library()
+        with concurrent.futures.ThreadPoolExecutor(1) as thread:
+            jaxpr, out = thread.submit(_jaxpr_of, function, jax.tree.unflatten(tree, shapes), settings).result()
+        _refuse_other_library(label, before)
     _refuse_luggage(label, jaxpr)
     return Program(label, jaxpr, out, settings)
 
@@ -255,11 +259,11 @@ def _library() -> list[_Snapshot]:
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "autotts_jax":
             owners[name] = module
-            owners |= {f"{name}.{key}": x for key, x in vars(module).items() if _is_class_of(x, name)}
+            owners |= {f"{name}.{key}": x for key, x in dict(vars(module)).items() if _is_class_of(x, name)}
     snapshots = []
     for name, owner in owners.items():
         # Python and pydantic keep notes of their own under such names.
-        names = {key: x for key, x in vars(owner).items() if key[:2] != "__" or isinstance(x, FunctionType)}
+        names = {key: x for key, x in dict(vars(owner)).items() if key[:2] != "__" or isinstance(x, FunctionType)}
         functions = [(x, _insides(x)) for x in names.values() if isinstance(x, FunctionType)]
         snapshots.append(_Snapshot(name, owner, names, functions))
     return snapshots

@@ -20,6 +20,7 @@ from jaxtyping import Int
 from markupsafe import Markup
 
 import autotts_jax as tts
+import autotts_jax.plots  # before there are threads: a library that grows while controllers are traced looks changed
 from autotts_jax.report import episodes, tables
 
 __all__ = ["page"]

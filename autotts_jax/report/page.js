@@ -84,14 +84,12 @@ for (const place of all(".sortable")) {
 
 // --- curves ----------------------------------------------------------------------------------------------------------
 
-const SHAPES = ["circle", "square", "diamond", "triangle-up", "cross", "triangle-down", "triangle-right"];
-const SIGNS = ["●", "■", "◆", "▲", "✚", "▼", "▶"];
 const DASHES = [[1, 0], [6, 2], [2, 2], [8, 2, 2, 2]];
 const cycle = (values) => data.labels.map((_, number) => values[number % values.length]);
 
 const boxes = data.labels.map((label, number) => {
   const box = element("input", { type: "checkbox", checked: true, value: label });
-  const sign = element("span", { ariaHidden: "true" }, ` ${cycle(SIGNS)[number]} `);
+  const sign = element("span", { ariaHidden: "true" }, ` ${data.shapes[number][1]} `);
   sign.style.color = data.colours[number];
   find("#methods").append(element("label", {}, box, sign, label));
   return box;
@@ -127,7 +125,7 @@ offer(find("#chart-dataset"), [["", "all"], ...datasets.map((name) => [name, nam
 data.curves.encoding.color.scale = { domain: data.labels, range: data.colours };
 const [, lines, points] = data.curves.layer;
 lines.encoding.strokeDash.scale = { domain: data.labels, range: cycle(DASHES) };
-points.encoding.shape.scale = { domain: data.labels, range: cycle(SHAPES) };
+points.encoding.shape.scale = { domain: data.labels, range: data.shapes.map(([shape]) => shape) };
 find("#chart-dataset").addEventListener("input", draw);
 find("#methods").addEventListener("input", () => views.forEach((view) => view.signal("shown", shown()).runAsync()));
 

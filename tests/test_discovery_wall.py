@@ -309,6 +309,9 @@ def test_what_breaks_the_contract_is_refused_behind_the_wall(target: Target) -> 
     assert isinstance(outcome(source), Artefact)  # as a program there is nothing wrong with it
     with pytest.raises(Refused, match=r"^contract: plain.step answers id 1, which no branch has shown"):
         wall.export(source)
+    turned = source.replace("#TOP", "import autotts_jax.testing as t\nt.check_controller = lambda *a: None")
+    with pytest.raises(Refused, match=r"^contract: plain.step answers id 1"):  # nor can it do away with the check
+        wall._exported(turned)
     assert wall.export(PLAIN).described.name == "plain"
 
 
@@ -509,7 +512,7 @@ def test_what_jax_numpy_makes_is_on_the_list() -> None:
 
 def inspection(content: bytes) -> str:
     """The stage at which a worker refuses an artefact; "none" if it does not."""
-    request = {"task": "inspect", "widths": [8], "feature_names": []}
+    request = {"task": "inspect", "widths": [8], "feature_names": [], "check": False}
     try:
         wall._worker(frozenset()).ask(request, content, wall.Limits())
     except Refused as refused:

@@ -105,7 +105,7 @@ def read_description(packed: bytes, widths: Sequence[int] = (64,), feature_names
     return artefact
 
 
-def check_artefact(packed: bytes, widths: Sequence[int] = (64,), feature_names: Sequence[str] = ()) -> None:
+def check_artefact(packed: bytes, widths: Sequence[int] = (64,), feature_names: Sequence[str] = ()) -> Artefact:
     """Likewise, and looks through its programs.
 
     Deserializing is for a process that may be lost: MLIR is not made for hostile bytes.
@@ -124,6 +124,7 @@ def check_artefact(packed: bytes, widths: Sequence[int] = (64,), feature_names: 
         memory = [_Aval(leaf.shape, leaf.dtype) for leaf in about.memory[width]]
         _check_program(artefact, f"init-{width}", params + seen, memory)
         _check_program(artefact, f"step-{width}", params + memory + seen, memory + action)
+    return artefact
 
 
 class _Aval(NamedTuple):

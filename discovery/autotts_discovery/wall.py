@@ -80,8 +80,8 @@ def export(
       widths: Numbers of slots to export it for.
       feature_names: Features of the stores that it will be replayed on.
       limits: What it may use; defaults to ``Limits()``.
-      check: Run `check_controller` behind the wall, too. It takes far longer than all else; without it the artefact
-        has the right shapes, but may break the contract otherwise.
+      check: Run `check_controller` on the artefact, too, likewise behind the wall. It takes far longer than all else;
+        without it the artefact has the right shapes, but may break the contract otherwise.
       trust: Run it also where there is no wall.
 
     Returns:

@@ -22,7 +22,18 @@ def test_python_blocks_run(code: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     if "results.write" in code:
         assert "parallel_probe" in done.stdout
-        assert (tmp_path / "results" / "results.csv").is_file()
+        assert (tmp_path / "three" / "results.csv").is_file()
+    assert not re.search(r"^[EW]\d{4} ", done.stderr, flags=re.MULTILINE), "XLA complains"
+
+
+@pytest.mark.slow
+def test_the_table_that_it_shows_is_what_is_printed(tmp_path: Path) -> None:
+    shown = next(text for text in re.findall(r"```text\n(.*?)```", TEXT, flags=re.DOTALL) if "accuracy %" in text)
+    autotts = Path(sys.executable).with_name("autotts")
+    done = subprocess.run([autotts, "sweep"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    printed = [line.split() for line in done.stdout.splitlines()]
+    for line in shown.splitlines():
+        assert line.strip() == "…" or set(line.strip()) == {"─"} or line.split() in printed, line
 
 
 GUIDE = sorted((ROOT / "notebooks" / "guide").glob("*.md"))

@@ -181,18 +181,15 @@ def _never_shown(
 ) -> Bool[Array, "*L"]:
     """Which of the doubtful predictions no slot has shown, up to its depth `shown`.
 
-    Nearly all predictions are some slot's newest answer, and not doubtful: a batch without any skips the search.
+    Nearly all predictions are some slot's newest answer, and not doubtful: for a batch without any, the loop is empty.
     """
 
-    def search() -> Bool[Array, "*L"]:
-        def at_depth(depth: Int32[Array, ""], found: Bool[Array, "*L"]) -> Bool[Array, "*L"]:
-            there = _pick(answers, row + depth).astype(jnp.int32)
-            return found | jnp.any((depth < shown) & (there == prediction[..., None]), axis=-1)
+    def at_depth(depth: Int32[Array, ""], found: Bool[Array, "*L"]) -> Bool[Array, "*L"]:
+        there = _pick(answers, row + depth).astype(jnp.int32)
+        return found | jnp.any((depth < shown) & (there == prediction[..., None]), axis=-1)
 
-        deepest = jnp.max(jnp.where(doubtful[..., None], shown, 0))
-        return doubtful & ~jax.lax.fori_loop(0, deepest, at_depth, jnp.zeros_like(doubtful))
-
-    return jax.lax.cond(jnp.any(doubtful), search, lambda: doubtful)
+    deepest = jnp.max(jnp.where(doubtful[..., None], shown, 0))
+    return doubtful & ~jax.lax.fori_loop(0, deepest, at_depth, jnp.zeros_like(doubtful))
 
 
 @_never_shown.def_vmap
@@ -440,6 +437,9 @@ def _replay(
         rows = jax.vmap(finish)(_pick(lanes, there))
         number = jnp.where(free < width, _pick(lanes.number, there), episodes)
         results = _put(results, number, rows)
+        # Never so, but XLA cannot know. What it knows now is that the lanes are overwritten after they have been read;
+        # otherwise it copies them all each time.
+        free = jnp.where(jnp.any(rows == np.iinfo(np.int32).min, axis=1), width, free)
         fresh = jax.vmap(begin_lane)(jnp.minimum(queue + jnp.arange(batch, dtype=jnp.int32), episodes))
         lanes = jax.tree.map(lambda leaf, new: _put(leaf, free, new), lanes, fresh)
         return _Run(lanes, queue + jnp.sum(free < width, dtype=jnp.int32), results, ran)

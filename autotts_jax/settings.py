@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import importlib.util
 import json
 import sys
@@ -17,7 +18,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from autotts_jax.controllers import CONTROLLERS, Controller
-from autotts_jax.controllers.base import check_schedule
+from autotts_jax.controllers.base import apply, check_schedule
 from autotts_jax.controllers.schedules import named_leaves, plain
 from autotts_jax.errors import InputError
 
@@ -155,7 +156,8 @@ def rows_of(setting: Setting, betas: Sequence[float]) -> list[Row]:
     given = dict(setting.given)
     if "beta" in given:
         betas = [given.pop("beta")]
-    scheduled = jax.device_get(jax.vmap(setting.controller.schedule)(jnp.asarray(betas, jnp.float32)))
+    schedule = functools.partial(apply, setting.controller, "schedule")
+    scheduled = jax.device_get(jax.vmap(schedule)(jnp.asarray(betas, jnp.float32)))
     leaves, treedef = jax.tree.flatten(scheduled)
     names = list(named_leaves(scheduled))
     for name, value in given.items():

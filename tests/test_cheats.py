@@ -40,7 +40,7 @@ from autotts_jax.artefacts import export_controller
 from autotts_jax.controllers import check_shapes, tracing
 from autotts_jax.environment import World
 from autotts_jax.testing import check_replay
-from autotts_jax.trajectories import Trajectories, read
+from autotts_jax.trajectories import Question, Trajectories, read
 
 pytestmark = pytest.mark.usefixtures("quickly")
 
@@ -408,6 +408,36 @@ def test_an_answer_that_was_never_shown(data: Dataset, orders: np.ndarray) -> No
     chex.assert_trees_all_equal(recorded, found)
     told = traces.decode(data, row, orders, recording, int(np.argmin(shown)))
     assert told.outcome["answer"] is None
+
+
+def test_shown_up_to_the_newest_probe() -> None:
+    """One branch of four intervals, of which three are generated and the second is probed, then pruned."""
+
+    class Given(NamedTuple):
+        answer: jax.Array
+
+    def step(params: Given, memory: tuple[()], obs: Observation) -> tuple[tuple[()], environment.Action]:
+        start = obs.round == 0
+        return memory, act(
+            obs,
+            open=start & fresh_slots(obs, 1),
+            continue_=(obs.round < 2) & (obs.active | fresh_slots(obs, 1)),
+            probe=start,
+            prune=obs.round == 2,
+            stop=obs.round > 2,
+            answer=params.answer,
+        )
+
+    found = {}
+    for everything in (False, True):
+        branches = [(["a", "b", "c"], 2000, "d")] * 2
+        data = pack(Trajectories([Question.from_branches("", "c", 500, branches)]))
+        ids = {text: number for number, text in data.choices[0].items()}
+        given = Given(jnp.asarray([ids[text] for text in "abcd"], jnp.int32))
+        controller = Controller("given", lambda beta: Given(jnp.int32(0)), init, step, probe_everything=everything)
+        orders = published_orders(data.store, 1, 8)
+        found[everything] = jax.device_get(run(controller, data.store, given, orders)).unshown.ravel().tolist()
+    assert found == {False: [False, False, True, True], True: [False, False, False, True]}
 
 
 def test_ids_known_by_heart(data: Dataset, orders: np.ndarray) -> None:

@@ -149,7 +149,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
                 "after": gain,
                 "seen": gain,
                 "unseen": gain,
-                "curve": (),
+                "curve": ((0.0, 0.0), (0.01, 0.006)),
             }
             counts = {"splits": 1, "free": 1, "episodes": 1}
             return Tuned(ends=(0, 1), values=values, seconds=0, **counts, **figures)
@@ -241,9 +241,10 @@ def test_what_tuning_did_not_see_counts(calls: Calls, data: Dataset, tmp_path: P
     tune = loop.Judge.tune
 
     def overfits(unseen: float) -> Any:
-        return lambda *args, **options: tune(*args, **options).model_copy(update={"unseen": unseen})
+        curve = ((0.1, 0.1), (0.9, 0.1 + unseen))
+        return lambda *args, **options: tune(*args, **options).model_copy(update={"curve": curve})
 
-    monkeypatch.setattr(loop.Judge, "tune", overfits(0.501))
+    monkeypatch.setattr(loop.Judge, "tune", overfits(0.001))
     found = discover(data, out=tmp_path / "run", proposer=Scripted(), rounds=1, say=quietly)
     assert found.best is not None
     assert found.best.tuned
@@ -354,30 +355,14 @@ def test_the_real_thing(tmp_path: Path, monkeypatch: Any) -> None:
     """With wall, judge and built-in proposer; what is found is a controller like any other."""
     few = pack(synthetic_trajectories(questions=4, branches=16))
     monkeypatch.setattr(loop, "BETAS", (0, 0.5, 1))
-    monkeypatch.setattr(loop, "SHUFFLES", 4)
-    monkeypatch.setattr(proof, "BETAS", (0, 0.5, 1))
-    monkeypatch.setattr(proof, "SHUFFLES", 4)
-    found = discover(few, out=tmp_path / "run", rounds=1, proposals=2, minutes=30, tuning=False, say=quietly)
+    monkeypatch.setattr(loop, "SHUFFLES", 8)
+    found = discover(few, out=tmp_path, rounds=1, proposals=1, minutes=30, tuning=False, say=quietly)
     assert found.reason == "rounds"
     assert found.file is not None
     assert found.best is not None
     setting = Setting.parse(f"{found.file}:CONTROLLER")
     assert setting.controller.name == found.best.name
     check_controller(setting.controller)
-    again = discover(
-        few,
-        out=tmp_path / "again",
-        proposer=f"tape:{tmp_path / 'run'}",
-        rounds=1,
-        proposals=2,
-        tuning=False,
-        say=quietly,
-    )
-    figures = [(one.digest, one.gain, one.lower, one.refused) for one in found.tried]
-    assert [(one.digest, one.gain, one.lower, one.refused) for one in again.tried] == figures
-    monkeypatch.setattr(proof, "CONTROLLERS", {"self_consistency": CONTROLLERS["self_consistency"]})
-    proved = proof.prove(tmp_path / "run", pack(synthetic_trajectories(questions=4, branches=16, seed=1)))
-    assert proved.openings == 1
 
 
 # --- proposers -------------------------------------------------------------------------------------------------------
@@ -671,8 +656,7 @@ def command_line(calls: Calls, tmp_path: Path, monkeypatch: Any, capsys: pytest.
 
 def test_the_command(finished: Path, command_line: Run) -> None:
     out, _ = command_line("show", finished)
-    assert "again_1" not in out
-    assert re.search(r"[0-9a-f]{8} +1 +\+50\.50 ± 1\.00", out)
+    assert re.search(r"[0-9a-f]{8} +(1 +)?\+50\.50 ± 1\.00 .*again_1", out)
     assert "refused, syntax: line 1: import os" in out
     assert "never" in out
     _, err = command_line("--out", finished, code=2)

@@ -230,6 +230,18 @@ def test_no_reduction_over_slots_is_split() -> None:
     assert any("[96,2]" in shape for shape in windows(COMPILER_OPTIONS | {"xla_disable_hlo_passes": others}))
 
 
+def test_refilling_lanes_copies_none(store: ReplayStore, orders: jax.Array) -> None:
+    """XLA must see that they are read before they are overwritten; else it copies each array of all lanes."""
+    sc = CONTROLLERS["self_consistency"]
+    run = jax.jit(evaluate, static_argnames=("controller", "lanes"), compiler_options=COMPILER_OPTIONS)
+    params = jax.vmap(sc.schedule)(jnp.linspace(0, 1, 50, dtype=jnp.float32))
+    text = run.lower(sc, store, params, orders, lanes=48).compile().as_text()
+    loops, _, once = text.partition("ENTRY ")
+    assert "[48,64]" in loops
+    assert len(re.findall(r"\[48,64\]\S* copy\(", loops)) <= 2  # both of the inner loop
+    assert "ROOT" in once
+
+
 EIGHT_DEVICES = """
 import jax
 jax.config.update("jax_num_cpu_devices", 8)

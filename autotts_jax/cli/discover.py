@@ -33,7 +33,7 @@ EXAMPLES = (
     "autotts discover judge found --on other.json",
 )
 
-#: Characters of an idea or a reason that a table shows.
+#: Characters of a name that is shown; twice as many of a reason.
 _LONGEST = 60
 
 
@@ -125,7 +125,8 @@ def judge(
     The ledger says so before anything is seen: held-out data is a vault, and how often it was opened is shown.
     """
     proof, ledger = _wing("proof"), _wing("ledger")
-    paths = on or [Path(used.source) for used in ledger.Ledger(run).begun.held_out]
+    kept = ledger.Ledger(run).begun.held_out
+    paths = on or [Path(source) for source in dict.fromkeys(used.source for used in kept) if source]
     if not paths:
         raise tts.InputError("--on: no data, and the run was given no --hold-out. Name some.")
     with interruptible("Interrupted: the ledger says that the data were used."), status("judging"):
@@ -144,7 +145,7 @@ def judge(
     OUT.print("effect: at equal tokens, points of accuracy more; at equal accuracy, times the tokens", soft_wrap=True)
     verdict = proved.verdict
     OUT.print(f"gain over the envelope of all of them: {_points(verdict.gain, verdict.gain_se)} points")
-    OUT.print(f"held-out data was opened {_times(proved.openings)} in this run")
+    OUT.print(f"held-out data {_opened(proved.openings)} in this run")
 
 
 @app.command()
@@ -159,7 +160,7 @@ def show(run: Annotated[Path, typer.Argument(help="The run's directory.")]) -> N
     for proved in found.of(ledger.Proved):
         gain = _points(proved.verdict["gain"], proved.verdict["gain_se"])
         OUT.print(f"{proved.candidate[:8]} on held-out data: {gain} points above the envelope there")
-    OUT.print(f"held-out data was opened {_times(len(found.of(ledger.VaultOpened)))} in this run")
+    OUT.print(f"held-out data {_opened(len(found.of(ledger.VaultOpened)))} in this run")
 
 
 def _wing(module: str) -> ModuleType:
@@ -194,9 +195,9 @@ def _candidates(tried: Sequence[Tried]) -> None:
             "at least": [f"{100 * (one.lower or 0):+.2f}" for one in judged],
             "tokens": [f"{one.tokens or 0:,.0f}" for one in judged],
             "sequential": [f"{one.sequential or 0:,.0f}" for one in judged],
-            "idea": [printable(("tuned: " if one.tuned else "") + one.idea, _LONGEST) for one in judged],
+            "name": [printable(one.name, _LONGEST) + (", tuned" if one.tuned else "") for one in judged],
         }
-        print_table(OUT, "", columns, texts=["idea"], spare=("sequential", "round", "idea"))
+        print_table(OUT, "", columns, texts=["name"], spare=("sequential", "round"))
     refusals = collections.Counter((one.refused, one.reason) for one in tried if one.refused)
     for (stage, reason), count in refusals.most_common():
         OUT.print(f"refused, {stage}: {printable(reason, 2 * _LONGEST)}{f' × {count}' if count > 1 else ''}")
@@ -212,5 +213,5 @@ def _effect(row: Any, end: str) -> str:
     return f"{100 * row[end]:+.1f}" if row["at"] == "equal tokens" else f"× {row[end]:.2f}"
 
 
-def _times(count: int) -> str:
-    return "never" if count == 0 else "once" if count == 1 else f"{count} times"
+def _opened(count: int) -> str:
+    return "was never opened" if count == 0 else "was opened once" if count == 1 else f"was opened {count} times"

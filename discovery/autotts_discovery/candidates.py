@@ -29,7 +29,7 @@ __all__ = ["MAX_SOURCE", "Candidate", "Refused", "check_source", "with_ends"]
 MAX_SOURCE = 60_000
 
 
-class Refused(InputError):
+class Refused(InputError):  # noqa: N818 (no error: it is what happens to most candidates)
     """A candidate that was refused.
 
     Attributes:
@@ -141,14 +141,19 @@ def _parsed(source: str) -> ast.Module:
 
 # --- what a source may use -------------------------------------------------------------------------------------------
 
-_LIBRARY = frozenset(
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_LIBRARY = _words(
     "NO_ANSWER READ_TO_END UNLIMITED Action Controller Line Observation Schedule StopReason Tally WeightedTally act "
     "confidence count entropy fresh_slots once plurality pool_tally real spare_last votes weighted_plurality whole "
-    "MAX_WAITS MAX_WIDTH".split()
+    "MAX_WAITS MAX_WIDTH"
 )
-_FILES = frozenset(
+_FILES = _words(
     "load save savez fromfile fromstring frombuffer from_dlpack frompyfunc fft get_printoptions printoptions "
-    "set_printoptions".split()
+    "set_printoptions"
 )
 #: What may be imported, and of each module which names; None for any but those of `_FILES`.
 _MODULES: dict[str, frozenset[str] | None] = {
@@ -158,7 +163,7 @@ _MODULES: dict[str, frozenset[str] | None] = {
     "autotts_jax.environment": _LIBRARY,
     "autotts_jax.voting": _LIBRARY,
     "functools": frozenset(["partial", "reduce"]),
-    "jax": frozenset("Array ShapeDtypeStruct eval_shape jit lax nn numpy random tree typing vmap".split()),
+    "jax": _words("Array ShapeDtypeStruct eval_shape jit lax nn numpy random tree typing vmap"),
     "jax.lax": None,
     "jax.nn": None,
     "jax.numpy": None,
@@ -166,22 +171,22 @@ _MODULES: dict[str, frozenset[str] | None] = {
     "jax.random": None,
     "jax.tree": None,
     "jax.typing": None,
-    "jaxtyping": frozenset("Array ArrayLike Bool Float Float32 Int Int32 Integer PyTree Shaped".split()),
+    "jaxtyping": _words("Array ArrayLike Bool Float Float32 Int Int32 Integer PyTree Shaped"),
     "math": None,
-    "numpy": frozenset("arange array asarray float32 iinfo finfo inf int32 linspace log ndarray pi".split()),
-    "typing": frozenset("Any Callable Final Iterable Literal NamedTuple Optional Sequence TypeAlias Union".split()),
+    "numpy": _words("arange array asarray float32 iinfo finfo inf int32 linspace log ndarray pi"),
+    "typing": _words("Any Callable Final Iterable Literal NamedTuple Optional Sequence TypeAlias Union"),
 }
 
-_BUILTINS = frozenset(
+_BUILTINS = _words(
     "abs all any bool dict enumerate filter float frozenset int isinstance len list map max min pow range reversed "
-    "round set slice sorted str sum tuple zip".split()
+    "round set slice sorted str sum tuple zip"
 )
 _ALL_BUILTINS = frozenset(dir(builtins))
 
 # Attributes that lead to frames, code or text templates, which lead to everything; and those of a NamedTuple.
-_LEADING_OUT = frozenset(
+_LEADING_OUT = _words(
     "format format_map tofile gi_frame gi_code cr_frame cr_code ag_frame ag_code f_back f_builtins f_code f_globals "
-    "f_locals tb_frame tb_next with_traceback mro".split()
+    "f_locals tb_frame tb_next with_traceback mro"
 )
 _OF_TUPLES = frozenset(["_replace", "_asdict", "_fields", "_make"])
 
@@ -235,8 +240,8 @@ def _import_problems(node: ast.Import | ast.ImportFrom) -> Iterator[str]:
     module = node.module or ""
     if node.level or module not in _MODULES:
         yield (
-            f"from {'.' * node.level}{module} import …: not allowed. Import from jax, jax.numpy, jax.lax, math, typing "
-            "or autotts_jax."
+            f"from {'.' * node.level}{module} import …: not allowed. Import from jax, jax.numpy, jax.lax, math, "
+            "typing or autotts_jax."
         )
         return
     for alias in node.names:
@@ -283,7 +288,9 @@ def _modules(tree: ast.Module) -> dict[str, str]:
     aliases: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            aliases |= {a.asname or a.name.split(".")[0]: a.name if a.asname else a.name.split(".")[0] for a in node.names}
+            aliases |= {
+                a.asname or a.name.split(".")[0]: a.name if a.asname else a.name.split(".")[0] for a in node.names
+            }
         elif isinstance(node, ast.ImportFrom):
             aliases |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
     return {name: module for name, module in aliases.items() if module in _MODULES}
@@ -361,16 +368,15 @@ def _moved(name: str, call: ast.Call, start: Any, stop: Any, source: str) -> Ite
     for bound in bounds:
         if bound in arguments:
             bounds[bound] = _literal(name, arguments[bound])
-    new = {"start": _plain(start, integer), "stop": _plain(stop, integer)}
-    for end, value in new.items():
-        if _shape(value) != _shape(_literal(name, arguments[end])):
-            raise InputError(f"ends: {name} is {value}, and {_literal(name, arguments[end])} in the source: other shapes.")
+    for end, value in (("start", _plain(start, integer)), ("stop", _plain(stop, integer))):
+        node = arguments[end]
+        written = _literal(name, node)
+        if _shape(value) != _shape(written):
+            raise InputError(f"ends: {name} is {value}, and {written} in the source: other shapes.")
         outside = [number for number in _flat(value) if not bounds["least"] <= number <= bounds["greatest"]]
         if outside:
             raise InputError(f"ends: {name} {outside[0]} is outside {bounds['least']} to {bounds['greatest']}.")
-        node = arguments[end]
-        assert node.end_lineno is not None and node.end_col_offset is not None
-        yield (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset), repr(value)
+        yield (node.lineno, node.col_offset), _end(node), repr(value)
     if missing := [f"{bound}={value!r}" for bound, value in bounds.items() if bound not in arguments]:
         place, comma = _end_of_arguments(call, source)
         yield place, place, f"{' ' if comma else ', '}{', '.join(missing)}"
@@ -378,8 +384,8 @@ def _moved(name: str, call: ast.Call, start: Any, stop: Any, source: str) -> Ite
 
 def _end_of_arguments(call: ast.Call, source: str) -> tuple[_Place, bool]:
     """Where a call's last argument ends, parentheses and a comma behind it included; and whether there is a comma."""
-    last = max((node.end_lineno or 0, node.end_col_offset or 0) for node in (*call.args, *call.keywords))
-    end = (call.end_lineno or 0, (call.end_col_offset or 0) - 1)  # the call's own parenthesis
+    last = max(_end(node) for node in (*call.args, *(keyword.value for keyword in call.keywords)))
+    end = _end(call)[0], _end(call)[1] - 1  # without the call's own parenthesis
     place, comma = last, False
     lines = source.splitlines(keepends=True)
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -388,6 +394,10 @@ def _end_of_arguments(call: ast.Call, source: str) -> tuple[_Place, bool]:
         if last < behind <= end and token.type == tokenize.OP:
             place, comma = behind, token.string == ","
     return place, comma
+
+
+def _end(node: ast.expr) -> _Place:
+    return node.end_lineno or 0, node.end_col_offset or 0
 
 
 def _literal(name: str, node: ast.expr) -> Any:

@@ -1,8 +1,8 @@
 """What holds a worker on Linux: namespaces, Landlock, seccomp and limits, through `ctypes`.
 
-The standard library only: a worker enters its namespaces before it imports anything else, while it has one thread. They
-take its file system, network and sight of other processes away; `restrict` then takes from a single candidate what the
-worker still needed itself.
+The standard library only: a worker enters its namespaces before it imports anything else, while it has one thread.
+They take its file system, network and sight of other processes away; `restrict` then takes from a single candidate
+what the worker still needed itself.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import signal
 import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 __all__ = ["LAYERS", "available", "die_with_parent", "enter", "missing", "restrict"]
 
@@ -22,7 +23,7 @@ LAYERS = ("environment", "limits", "namespaces", "landlock", "seccomp")
 
 
 def available(readable: Sequence[str]) -> list[str]:
-    """Those of `LAYERS` that this machine has for a worker that reads these paths; whatever is not sure is left out."""
+    """Those of `LAYERS` that work on this machine, for a worker that reads these paths."""
     found = ["environment"]
     if sys.platform == "linux":
         found.append("limits")
@@ -166,7 +167,9 @@ def _landlock(readable: Sequence[str]) -> None:
     """Leaves reading below `readable`, and no TCP, no abstract sockets and no signals to processes outside."""
     version = _syscall("landlock_create_ruleset", None, 0, 1)
     files = (1 << _FILE_RIGHTS[min(version, 5)]) - 1
-    rights = [files, 3 if version >= 4 else 0, 3 if version >= 6 else 0][: 1 if version < 4 else 2 if version < 6 else 3]
+    rights = [files, 3 if version >= 4 else 0, 3 if version >= 6 else 0][
+        : 1 if version < 4 else 2 if version < 6 else 3
+    ]
     attributes = struct.pack(f"={len(rights)}Q", *rights)
     rules = _syscall("landlock_create_ruleset", attributes, len(attributes), 0)
     for path in readable:
@@ -341,7 +344,14 @@ def _with_arguments() -> dict[str, list[_Instruction]]:
         "open": reading(1),
         "openat": reading(2),
         "prctl": one_of(0, 15, 0x53564D41),  # names of threads and of memory
-        "prlimit64": [argument(2), (_EQUAL, 0, 2, 0), argument(2, 1), (_EQUAL, 1, 0, 0), refuse, allow],  # looking only
+        "prlimit64": [
+            argument(2),
+            (_EQUAL, 0, 2, 0),
+            argument(2, 1),
+            (_EQUAL, 1, 0, 0),
+            refuse,
+            allow,
+        ],  # looking only
         "tgkill": one_of(0, os.getpid()),  # as abort() does
     }
 
@@ -358,7 +368,7 @@ def die_with_parent() -> None:
     _call(_libc.prctl, _PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
-def _call(function: ctypes._CFuncPtr, *args: object) -> int:
+def _call(function: Any, *args: object) -> int:
     result = int(function(*args))
     if result < 0:
         raise OSError(ctypes.get_errno(), f"{function.__name__}: {os.strerror(ctypes.get_errno())}")

@@ -18,7 +18,7 @@ import dataclasses
 import datetime
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
@@ -48,6 +48,7 @@ __all__ = [
     "VaultOpened",
     "digest_of",
     "stamp",
+    "transferred",
 ]
 
 _FILE = "ledger.jsonl"
@@ -242,6 +243,12 @@ _Of = TypeVar("_Of", bound=_Event)
 _EVENT: pydantic.TypeAdapter[Event] = pydantic.TypeAdapter(Event)
 
 
+def transferred(figures: Mapping[str, Any]) -> float:
+    """What tuning gained on questions that it did not see: cross-fitted, from its start to its end."""
+    curve = figures["curve"]
+    return float(curve[-1][1] - curve[0][1])
+
+
 def stamp(elapsed: float) -> dict[str, Any]:
     """The fields that every event has, for one that happens now."""
     return {"at": datetime.datetime.now(datetime.UTC), "elapsed": round(elapsed, 3)}
@@ -383,13 +390,12 @@ class Ledger:
     def lower(self, place: str) -> float:
         """What a judged candidate is ranked by: a lower bound of its gain.
 
-        Tuning fits the questions that it sees, so what it makes is ranked by its gain on those that it did not see,
-        where that is less.
+        Tuning fits the questions that it sees. So it is credited with no more than it gained on others.
         """
-        full = self.fates[place].full
+        full, figures = self.fates[place].full, self.tuning_of(place)
         assert full is not None
-        bound, figures = full.verdict["lower"], self.tuning_of(place)
-        return float(min(bound, figures["unseen"] - full.verdict["gain_se"]) if figures else bound)
+        bound = float(full.verdict["lower"])
+        return bound if figures is None else min(bound, self.lower(place[:-1]) + transferred(figures))
 
     def tuning_of(self, place: str) -> dict[str, Any] | None:
         """The tuning that made a candidate; None if it was not tuned."""

@@ -35,6 +35,7 @@ from autotts_discovery.ledger import (
     Tuned,
     digest_of,
     stamp,
+    transferred,
 )
 from autotts_discovery.proposers import Proposal, Proposer, ReplyError, Request, Tried, read, written
 from autotts_discovery.proposers.command import Command
@@ -441,7 +442,7 @@ class _Loop:
                 seed = _seed(self.settings.seed, "tune", fate.proposed.candidate)
                 tuned = self.judge.tune(artefact, seconds=_TUNING_SECONDS, seed=seed)
                 figures = tuned.model_dump(mode="json")
-                if tuned.unseen > tuned.before:  # else it could not be ranked above the one that was tuned
+                if transferred(figures) > 0:  # else it could not be ranked above the one that was tuned
                     source = self.ledger.kept("candidates", f"{fate.proposed.candidate}.py") or ""
                     source = with_ends(source, tuned.values)
                     candidate = digest_of(source)
@@ -606,9 +607,8 @@ def _header(ledger: Ledger, fate: Fate) -> str:
         f"hand-made controllers at equal tokens, on {labels}.",
     ]
     if figures:
-        lines.append(
-            f"Tuned on half of the questions, it gains {100 * figures['unseen']:+.2f} points on the other half."
-        )
+        gained = 100 * transferred(figures)
+        lines.append(f"Tuned; when it was tuned on half of the questions, that gained {gained:+.2f} on the others.")
     lines += [
         f"The best of {judged} judged on these data, so luck is in it; autotts discover judge tests it on others.",
         f"Idea: {fate.proposed.idea}",

@@ -46,22 +46,22 @@ MAX_BYTES = 32 << 20
 #: Characters of a name, and of the source's reference.
 MAX_NAME, MAX_TEXT = 100, 300
 
-#: What programs are made of: functions, control flow, arithmetic on numbers, and ways to rearrange them.
+_ARITHMETIC = """
+    abs add and atan2 bitcast_convert cbrt ceil clamp compare convert cosine count_leading_zeros divide dot_general
+    exponential exponential_minus_one floor is_finite log log_plus_one logistic maximum minimum multiply negate not or
+    popcnt power reduce reduce_precision reduce_window remainder round_nearest_afz round_nearest_even rsqrt select
+    shift_left shift_right_arithmetic shift_right_logical sign sine sqrt subtract tan tanh xor
+"""
+_REARRANGEMENT = """
+    broadcast_in_dim concatenate constant dynamic_broadcast_in_dim dynamic_gather dynamic_iota dynamic_pad
+    dynamic_reshape dynamic_slice dynamic_update_slice gather get_dimension_size iota optimization_barrier pad
+    real_dynamic_slice reshape reverse scatter slice sort transpose
+"""
+_CONTROL = "case if return while"
+#: What programs are made of, besides functions and their calls.
 OPERATIONS = frozenset(
-    ["builtin.module", "func.func", "func.call", "func.return"]
-    + [
-        f"stablehlo.{name}"
-        for name in (
-            "return case if while "
-            "abs add and atan2 cbrt ceil clamp compare convert cosine count_leading_zeros divide exponential "
-            "exponential_minus_one floor is_finite log log_plus_one logistic maximum minimum multiply negate not or "
-            "popcnt power reduce_precision remainder round_nearest_afz round_nearest_even rsqrt select shift_left "
-            "shift_right_arithmetic shift_right_logical sign sine sqrt subtract tan tanh xor bitcast_convert "
-            "broadcast_in_dim concatenate constant dot_general dynamic_broadcast_in_dim dynamic_gather dynamic_iota "
-            "dynamic_pad dynamic_reshape dynamic_slice dynamic_update_slice gather get_dimension_size iota pad "
-            "real_dynamic_slice reduce reduce_window reshape reverse scatter slice sort transpose optimization_barrier"
-        ).split()
-    ]
+    ["func.func", "func.return"]
+    + [f"stablehlo.{name}" for some in (_ARITHMETIC, _REARRANGEMENT, _CONTROL) for name in some.split()]
 )
 # JAX's check of what it exported for any number of lanes.
 _CUSTOM_CALLS = frozenset(["shape_assertion"])
@@ -75,9 +75,7 @@ _TYPES = {
 }
 
 
-def read_description(
-    packed: bytes, widths: Sequence[int] = (64,), feature_names: Sequence[str] = ()
-) -> Artefact:
+def read_description(packed: bytes, widths: Sequence[int] = (64,), feature_names: Sequence[str] = ()) -> Artefact:
     """Reads an artefact of unknown origin, without a look at its programs.
 
     Args:
@@ -93,7 +91,9 @@ def read_description(
             members = archive.infolist()
         whole = sum(member.file_size for member in members)
         if whole > MAX_BYTES or len(members) != 3 + 2 * len(widths):
-            raise Refused("program", f"{len(members)} files of {whole} bytes; {3 + 2 * len(widths)} of {MAX_BYTES} may be")
+            raise Refused(
+                "program", f"{len(members)} files of {whole} bytes; {3 + 2 * len(widths)} of {MAX_BYTES} may be"
+            )
         artefact = read_artefact(io.BytesIO(packed))
         _check_description(artefact, tuple(widths), tuple(feature_names))
     except Refused:
@@ -105,7 +105,7 @@ def read_description(
     return artefact
 
 
-def check_artefact(packed: bytes, widths: Sequence[int] = (64,), feature_names: Sequence[str] = ()) -> None:
+def check_artefact(packed: bytes, widths: Sequence[int] = (64,), feature_names: Sequence[str] = ()) -> Artefact:
     """Likewise, and looks through its programs.
 
     Deserializing is for a process that may be lost: MLIR is not made for hostile bytes.
@@ -124,6 +124,7 @@ def check_artefact(packed: bytes, widths: Sequence[int] = (64,), feature_names: 
         memory = [_Aval(leaf.shape, leaf.dtype) for leaf in about.memory[width]]
         _check_program(artefact, f"init-{width}", params + seen, memory)
         _check_program(artefact, f"step-{width}", params + memory + seen, memory + action)
+    return artefact
 
 
 class _Aval(NamedTuple):
@@ -210,7 +211,7 @@ def _check_signature(name: str, exported: jax.export.Exported, takes: list[_Aval
     ):
         found = [(tuple(map(str, aval.shape)), str(aval.dtype)) for aval in avals]
         wanted = [(("lanes", *map(str, aval.shape)), aval.dtype) for aval in expected]
-        if found != wanted or tree != jax.tree.structure(structure):
+        if found != wanted or str(tree) != str(jax.tree.structure(structure)):
             raise Refused("program", f"{name} {what} {len(found)} arrays that are not those of the contract")
     if exported.ordered_effects or exported.unordered_effects:
         raise Refused("program", f"{name} has effects")
@@ -240,24 +241,30 @@ def _functions(name: str, module: ir.Module) -> dict[str, _Function]:
             own += 1
             if operation.name == "func.call":
                 calls[ir.FlatSymbolRefAttr(operation.attributes["callee"]).value] += 1
+            elif operation.name == "stablehlo.composite" and _text(operation, "name").startswith("chlo."):
+                # An operation that not every compiler knows, such as erf, and a function that does the same.
+                calls[ir.FlatSymbolRefAttr(operation.attributes["decomposition"]).value] += 1
             elif operation.name == "stablehlo.constant":
                 count, number = _constant(name, operation)
                 in_arrays += count
                 numbers |= number
             elif operation.name == "stablehlo.custom_call":
-                target = ir.StringAttr(operation.attributes["call_target_name"]).value
-                called = operation.attributes["called_computations"] if "called_computations" in operation.attributes else ()
-                if target not in _CUSTOM_CALLS or len(called) or len(operation.results):
+                target = _text(operation, "call_target_name")
+                if target not in _CUSTOM_CALLS or "called_computations" in operation.attributes or operation.results:
                     raise Refused("program", f"{name} calls {target}. Use jax.numpy and jax.lax only.")
             elif operation.name not in OPERATIONS:
                 raise Refused("program", f"{name}: {operation.name} is not an operation that a controller needs")
             for result in operation.results:
                 _check_type(name, operation.name, result.type)
-        functions[ir.StringAttr(function.attributes["sym_name"]).value] = _Function(function.operation, own, calls)
+        functions[_text(function.operation, "sym_name")] = _Function(function.operation, own, calls)
     for count, what in ((in_arrays, "numbers in arrays"), (len(numbers), "different numbers")):
         if count > MAX_CONSTANTS:
             raise Refused("program", f"{name} brings along {count} {what}; at most {MAX_CONSTANTS}")
     return functions
+
+
+def _text(operation: ir.Operation, attribute: str) -> str:
+    return ir.StringAttr(operation.attributes[attribute]).value
 
 
 def _walk(operation: ir.Operation) -> Iterator[ir.Operation]:
@@ -294,7 +301,9 @@ def _check_type(name: str, operation: str, kind: ir.Type) -> None:
         raise Refused("program", f"{name}: {operation} makes {kind}")
     sizes = [tensor.get_dim_size(at) for at in range(tensor.rank) if not tensor.is_dynamic_dim(at)]
     if math.prod(sizes) > MAX_ELEMENTS:
-        raise Refused("program", f"{name}: {operation} makes {math.prod(sizes)} numbers an episode; at most {MAX_ELEMENTS}")
+        raise Refused(
+            "program", f"{name}: {operation} makes {math.prod(sizes)} numbers an episode; at most {MAX_ELEMENTS}"
+        )
 
 
 def _check_main(name: str, main: _Function, takes: list[_Aval], gives: list[_Aval]) -> None:

@@ -59,7 +59,7 @@ class Tuned(pydantic.BaseModel, frozen=True, extra="forbid"):
       before: Fitness of the schedule as it was, on all questions.
       after: Fitness of `ends` on all questions, all of them seen.
       seen: Mean fitness on the halves that were searched.
-      unseen: Mean fitness on the other halves: what a candidate is ranked by.
+      unseen: Mean fitness on the other halves.
       curve: Mean fitness on the halves that were searched and on the others, at the start, every five generations, and
         at the end; on the quick look's shuffles.
       splits: Random splits, each used both ways.

@@ -20,7 +20,9 @@ import sysconfig
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import pydantic
 
 import autotts_jax
 from autotts_discovery import confinement, worker
@@ -58,7 +60,7 @@ class Limits:
 
 def layers() -> tuple[str, ...]:
     """What the wall is made of on this machine; empty where there is none."""
-    found = _worker().layers
+    found = _worker(frozenset()).layers
     return () if confinement.missing(found) else found
 
 
@@ -78,8 +80,8 @@ def export(
       widths: Numbers of slots to export it for.
       feature_names: Features of the stores that it will be replayed on.
       limits: What it may use; defaults to ``Limits()``.
-      check: Run `check_controller` behind the wall, too. It takes far longer than all else; without it the artefact
-        has the right shapes, but may break the contract otherwise.
+      check: Run `check_controller` on the artefact, too, likewise behind the wall. It takes far longer than all else;
+        without it the artefact has the right shapes, but may break the contract otherwise.
       trust: Run it also where there is no wall.
 
     Returns:
@@ -125,7 +127,7 @@ _FORKS = sys.platform == "linux"
 
 
 @functools.cache
-def _worker(without: frozenset[str] = frozenset()) -> _Worker:
+def _worker(without: frozenset[str]) -> _Worker:
     """The worker of this process, or one without some layers."""
     return _Worker(without)
 
@@ -155,13 +157,15 @@ class _Worker:
         told = json.dumps({**request, "limits": dataclasses.asdict(limits)}).encode()
         with self._lock:
             process = self._started()
-            with _deadline(process, limits.seconds + _GRACE) as late, contextlib.suppress(OSError):
+            how = answer = None
+            with _deadline(process, limits.seconds + _GRACE * _FORKS) as late, contextlib.suppress(OSError):
                 _write(process, told, body)
-                head, answer = _read(process, 1000), _read(process, limits.output_bytes)
-                if head is not None and answer is not None:
-                    return _judged(json.loads(head)["how"], answer, limits)
-            self.end()
-        raise Refused("deadline" if late.is_set() else "wall", "the worker was lost, and is started again")
+                how, answer = _read(process, 1000), _read(process, limits.output_bytes)
+            if how is None or answer is None or not _FORKS:
+                self.end()
+        if how is None or answer is None:
+            raise Refused("deadline" if late.is_set() else "wall", "the worker process was lost")
+        return _judged(how.decode(errors="replace"), answer, limits)
 
     def end(self) -> None:
         """Ends it, and all that it started."""
@@ -211,19 +215,23 @@ def _judged(how: str, answer: bytes, limits: Limits) -> bytes:
         ended, _, held = how.partition(" ")
         if ended == "SIGXCPU":
             raise Refused("deadline", f"has used the processor time of {limits.seconds:g} seconds")
-        if held.isdigit() and ended != "exit" and int(held) > limits.memory_bytes / 2:
+        if held.isdecimal() and ended != "exit" and int(held) > limits.memory_bytes / 2:
             raise Refused("memory", f"ended by {ended}, holding {int(held) >> 20} MB")
         raise Refused("wall", f"ended without an answer ({how if ended == 'exit' else ended})")
     if answer[:1] == b"+":
         return answer[1:]
     try:
-        said = json.loads(answer[1:]) if answer[:1] == b"-" else None
-        stage, reason = said["stage"], said["reason"]
-    except (ValueError, RecursionError, TypeError, KeyError):
-        stage = reason = None
-    if stage not in ("wall", "contract", "export", "memory", "program") or not isinstance(reason, str):
-        raise Refused("wall", "does not answer as a worker does")
-    raise Refused(stage, reason)
+        said = _Refusal.model_validate_json(answer[1:] if answer[:1] == b"-" else b"")
+    except pydantic.ValidationError:
+        raise Refused("wall", "does not answer as a worker does") from None
+    raise Refused(said.stage, said.reason)
+
+
+class _Refusal(pydantic.BaseModel):
+    """What a worker may say of a candidate."""
+
+    stage: Literal["wall", "contract", "export", "memory", "program"]
+    reason: str
 
 
 def _environment(without: Collection[str]) -> dict[str, str]:
@@ -244,7 +252,9 @@ def _environment(without: Collection[str]) -> dict[str, str]:
 def _places() -> tuple[list[str], list[str]]:
     """Where a worker imports from besides the standard library, and what it must be able to read for its imports."""
     packages = [Path(module.__file__ or "").resolve().parent for module in (autotts_jax, worker)]
-    sites = [str(Path(place).resolve()) for place in sys.path if Path(place).name in ("site-packages", "dist-packages")]
+    sites = [
+        str(Path(place).resolve()) for place in sys.path if Path(place).name in ("site-packages", "dist-packages")
+    ]
     path = [*dict.fromkeys([*(str(package.parent) for package in packages), *sites])]
     standard = [sysconfig.get_paths()["stdlib"], *(os.path.join(sys.base_prefix, name) for name in ("lib", "lib64"))]
     system = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/dev/urandom"]

@@ -8,6 +8,7 @@ its time is up, all its processes are killed.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import linecache
@@ -28,22 +29,23 @@ _ANSWER = 3
 
 def main() -> None:
     """Sets itself up as it is told, then serves until standard input ends."""
+    null, answers = os.open(os.devnull, os.O_RDWR), os.dup(1)
+    os.dup2(null, 1)  # whatever is printed is no answer
     setup = _read_json(0)
-    null = os.open(os.devnull, os.O_RDWR)
     try:
         layers, restrict = _set_up(setup)
     except Exception as error:
-        return _write(1, json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
-    _write(1, json.dumps({"layers": layers}).encode())
+        return _write(answers, json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
+    _write(answers, json.dumps({"layers": layers}).encode())
     while request := _read_json(0):
         body = _read(0)
         assert body is not None
         if setup["forks"]:
             how, answer = _run(request, body, null, lambda: restrict(request["limits"]))
-        else:
+        else:  # one task, then the wall ends this process
             how, answer = "answered", _answer(request, body)
-        _write(1, json.dumps({"how": how}).encode())
-        _write(1, answer)
+        _write(answers, how.encode())
+        _write(answers, answer)
     return None
 
 
@@ -70,7 +72,7 @@ def _set_up(setup: dict[str, Any]) -> tuple[list[str], Callable[[dict[str, float
     import autotts_jax.testing
     from autotts_discovery import programs
 
-    assert jax and autotts_jax and programs  # imported for the tasks
+    assert all((jax, autotts_jax, programs))  # imported for the tasks
     return layers, lambda limits: confinement.restrict(layers, readable, limits)
 
 
@@ -93,9 +95,7 @@ def _run(request: _Request, body: bytes, null: int, restrict: Callable[[], None]
     return how, answer
 
 
-def _be_the_child(
-    request: _Request, body: bytes, null: int, writer: int, restrict: Callable[[], None]
-) -> NoReturn:
+def _be_the_child(request: _Request, body: bytes, null: int, writer: int, restrict: Callable[[], None]) -> NoReturn:
     """What the process of a task does, from its first moment to its last."""
     try:
         from autotts_discovery import confinement
@@ -138,15 +138,11 @@ def _collected(reader: int, deadline: float, most: int) -> tuple[str, bytes]:
 def _end(child: int) -> tuple[int, int]:
     """Kills a task's processes; returns the wait status of the first, and the most memory that it held, in bytes."""
     os.kill(child, signal.SIGKILL)
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     if os.getpid() == 1:  # of the PID namespace, in which there is nobody else
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(-1, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
     _, status, usage = os.wait4(child, 0)
     while True:  # orphans fall to the first process of a namespace
         try:
@@ -172,11 +168,10 @@ def _refusal(stage: str, reason: str) -> bytes:
 
 
 def _export(request: _Request, body: bytes) -> bytes:
-    """Runs a candidate's source, checks its controller and exports it; the artefact as a zip file."""
+    """Runs a candidate's source and exports its controller; the artefact as a zip file."""
     from autotts_jax.artefacts import export_controller, write_artefact
     from autotts_jax.controllers import Controller
     from autotts_jax.errors import ContractError, InputError
-    from autotts_jax.testing import check_controller
 
     text, name = body.decode("utf-8", "surrogatepass"), "candidate.py"
     linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)  # for lines in messages
@@ -187,29 +182,33 @@ def _export(request: _Request, body: bytes) -> bytes:
     controller = vars(module).get("CONTROLLER")
     if not isinstance(controller, Controller):
         raise ContractError(f"CONTROLLER is {type(controller).__name__}. Define CONTROLLER = Controller(…).")
-    features = tuple(request["feature_names"])
-    if request["check"]:
-        check_controller(controller, features)
     written = io.BytesIO()
     try:
-        artefact = export_controller(controller, request["widths"], features)
+        artefact = export_controller(controller, request["widths"], request["feature_names"])
     except ContractError:
         raise
     except InputError as error:
-        raise _NotExported(str(error)) from error
+        raise _ExportError(str(error)) from error
     write_artefact(artefact, written)
     return written.getvalue()
 
 
 def _inspect(request: _Request, body: bytes) -> bytes:
-    """Looks at an artefact that another process made; nothing if there is nothing wrong with it."""
-    from autotts_discovery.programs import check_artefact
+    """Looks at an artefact that another process made; nothing if there is nothing wrong with it.
 
-    check_artefact(body, tuple(request["widths"]), tuple(request["feature_names"]))
+    The contract is checked here, too: in the candidate's own process it could have done away with the check.
+    """
+    from autotts_discovery.programs import check_artefact
+    from autotts_jax.testing import check_controller
+
+    features = tuple(request["feature_names"])
+    artefact = check_artefact(body, tuple(request["widths"]), features)
+    if request["check"]:
+        check_controller(artefact.controller(), features)
     return b""
 
 
-class _NotExported(Exception):
+class _ExportError(Exception):
     """Refused by `export_controller`."""
 
 
@@ -221,10 +220,9 @@ def _explained(error: BaseException) -> tuple[str, str]:
     causes = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
         causes.append(cause)
-    said = str(error).strip().splitlines()
-    why = said[0] if said else type(error).__name__
+    why = str(error).strip() or "no message"
     frames = [frame for frame in _lines(error) if frame]
-    if not isinstance(error, InputError | _NotExported):  # ours say where they come from
+    if not isinstance(error, InputError | _ExportError):  # ours say where they come from
         why = f"{frames[-1] if frames else ''}{type(error).__name__}: {why}"
     if isinstance(error, Refused):
         return error.stage, error.reason
@@ -232,7 +230,7 @@ def _explained(error: BaseException) -> tuple[str, str]:
         return "memory", why
     if any(isinstance(cause, OSError) for cause in causes):
         return "wall", why
-    return "export" if isinstance(error, _NotExported) else "contract", why
+    return "export" if isinstance(error, _ExportError) else "contract", why
 
 
 def _lines(error: BaseException) -> list[str]:

@@ -5,6 +5,8 @@ by an error that begins with REACHED. Whatever it tries is harmless if it succee
 writes only to a directory of the test.
 """
 
+# ruff: noqa: E501
+
 from __future__ import annotations
 
 import textwrap
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 __all__ = ["HOSTILE", "PLAIN", "Hostile", "Target"]
 
 #: A harmless controller; the marks are where hostile code goes.
-PLAIN = '''
+PLAIN = """
 from typing import NamedTuple
 
 import jax
@@ -47,7 +49,7 @@ def step(params, memory, obs):
 
 CONTROLLER = tts.Controller("plain", SCHEDULE, init, step, opens=("branches",))
 #END
-'''
+"""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,9 @@ for path in (
     reach(f"read {path}", f"return open('{path}', 'rb').read(100)")
 for place in ("/", "/etc", "/home", "/root", "/tmp", "{directory}", "/proc", "/dev"):
     reach(f"list {place}", f"import os\nreturn 'canary' in os.listdir('{place}') or os.listdir('{place}')")
-reach("read beside the interpreter", "import os\nreturn open(os.__file__ + '/../../../../../../../etc/passwd').read(100)")
+reach(
+    "read beside the interpreter", "import os\nreturn open(os.__file__ + '/../../../../../../../etc/passwd').read(100)"
+)
 reach("read by pathlib", "import pathlib\nreturn pathlib.Path('{directory}/canary').read_text()")
 reach("read by numpy", "import numpy\nreturn numpy.fromfile('{directory}/canary', numpy.uint8).tolist()")
 reach(
@@ -176,7 +180,11 @@ for name, code in {
 # --- secrets ---------------------------------------------------------------------------------------------------------
 
 reach("environment", "import os\nreturn [key for key in os.environ if 'SECRET' in key or 'KEY' in key]", "none")
-reach("environment by libc", "import ctypes\nf = ctypes.CDLL(None).getenv\nf.restype = ctypes.c_char_p\nreturn f(b'PLANTED_SECRET')", "none")
+reach(
+    "environment by libc",
+    "import ctypes\nf = ctypes.CDLL(None).getenv\nf.restype = ctypes.c_char_p\nreturn f(b'PLANTED_SECRET')",
+    "none",
+)
 reach("arguments", "import sys\nreturn [a for a in sys.orig_argv if 'planted' in a]", "none")
 reach(
     "frames of the callers",
@@ -328,7 +336,14 @@ for name, code in {
     "a list of lists": "x = []\nfor _ in range(10**9):\n    x.append([0] * 1000000)",
     "an array of the device": "x = jnp.ones(1 << 34)",
 }.items():
-    run(f"memory: {name}", code, "memory", "deadline", polite=name in ("a long text", "an array of the device"), seconds=20)
+    run(
+        f"memory: {name}",
+        code,
+        "memory",
+        "deadline",
+        polite=name in ("a long text", "a list of lists", "an array of the device"),
+        seconds=20,
+    )
 for mark, polite_loop in (("TOP", False), ("INIT", False), ("STEP", False), ("END", False)):
     run(f"endless, at {mark}", "while True:\n    pass", "deadline", mark=mark, polite=polite_loop, seconds=4)
 for name, code in {
@@ -574,7 +589,7 @@ for name, code in {
 }.items():
     run(f"output: {name}", code, "none", "deadline")
 
-# --- the libraries turned ---------------------------------------------------------------------------------------------
+# --- the libraries turned --------------------------------------------------------------------------------------------
 
 for name, code in {
     "no check": "import autotts_jax.testing as t\nt.check_controller = lambda *a: None",

@@ -41,7 +41,7 @@ _POPULATION, _SHUFFLES, _EVERY = 16, 8, 2
 _GENERATIONS = 15
 
 #: Standard deviation of the first population, as a share of the bounds.
-_STEP = 0.1
+_STEP = 0.05
 
 #: Random splits at most.
 _SPLITS = 3

@@ -39,6 +39,7 @@ __all__ = [
     "check_branches",
     "check_texts",
     "describe",
+    "facts",
     "format_of",
     "read",
     "suffixes",
@@ -177,8 +178,11 @@ def suffixes() -> str:
     return " or ".join(FORMATS)
 
 
-def describe(trajectories: Trajectories) -> dict[str, str]:
-    """A summary of trajectories, text by label: counts, lengths, accuracies and oddities."""
+def facts(trajectories: Trajectories) -> dict[str, Any]:
+    """Counts, lengths, accuracies and oddities of trajectories.
+
+    Lengths are ``NAME_least``, ``NAME_greatest`` and ``NAME_mean``; accuracies and shares lie in [0, 1].
+    """
     questions = trajectories.questions
     branches = np.array([len(q.intervals) for q in questions])
     probes = np.concatenate([q.intervals - 1 for q in questions])
@@ -199,33 +203,71 @@ def describe(trajectories: Trajectories) -> dict[str, str]:
         ]
     )
 
-    def spread(values: np.ndarray) -> str:
-        low, high = values.min(), values.max()
-        return f"{low}" if low == high else f"{low} to {high}, mean {values.mean():.1f}"
-
-    def share(flags: np.ndarray) -> str:
-        return f"{flags.sum()} ({100 * flags.mean():.1f} %)"
-
+    lengths = {
+        "branches": branches,
+        "delta": deltas,
+        "probes": probes,
+        "tokens": tokens,
+        "distinct_answers": distinct,
+    }
+    oddities = {
+        "unparsable": unparsable,
+        "unsettled": unsettled,
+        "probed_beyond_tokens": rest < 0,
+        "long_last_interval": rest > np.repeat(deltas, branches),
+    }
     return {
         "name": trajectories.name,
-        "questions": str(len(questions)),
-        "branches per question": spread(branches),
-        "Δ, tokens per interval": spread(deltas),
-        "probes per branch": spread(probes),
-        "tokens per branch": spread(tokens),
-        "distinct answers per question": spread(distinct),
-        "accuracy of one branch": f"{100 * np.mean([r.mean() for r in right]):.2f} %",
-        "accuracy of the plurality vote": f"{100 * np.mean(majority):.2f} %",
-        "questions with any branch right": f"{100 * np.mean([r.any() for r in right]):.2f} %",
-        "questions whose gold answer no branch ever gives": str(sum(q.gold not in q.choices for q in questions)),
-        f"unparsable answers ({', '.join(trajectories.unparsable)})": share(unparsable),
-        "branches whose last probe differs from the final answer": share(unsettled),
-        "branches probed beyond their tokens": share(rest < 0),
-        "branches with more than Δ tokens after the last probe": share(rest > np.repeat(deltas, branches)),
-        "duplicate questions": str(len(questions) - len({q.text for q in questions})),
-        "sampling": json.dumps(dict(trajectories.sampling)) if trajectories.sampling else "not recorded",
-        "probe suffix": repr(trajectories.probe_suffix) if trajectories.probe_suffix else "not recorded",
+        "questions": len(questions),
+        **{
+            f"{name}_{which}": function(values).item()
+            for name, values in lengths.items()
+            for which, function in (("least", np.min), ("greatest", np.max), ("mean", np.mean))
+        },
+        "branch_accuracy": float(np.mean([r.mean() for r in right])),
+        "plurality_accuracy": float(np.mean(majority)),
+        "any_right": float(np.mean([r.any() for r in right])),
+        "gold_never_given": sum(q.gold not in q.choices for q in questions),
+        **{name: int(flags.sum()) for name, flags in oddities.items()},
+        **{f"{name}_share": float(flags.mean()) for name, flags in oddities.items()},
+        "duplicate_questions": len(questions) - len({q.text for q in questions}),
+        "sampling": json.dumps(dict(trajectories.sampling)) if trajectories.sampling else None,
+        "probe_suffix": trajectories.probe_suffix or None,
         "grading": trajectories.grading,
+    }
+
+
+def describe(trajectories: Trajectories) -> dict[str, str]:
+    """The `facts` in words, text by label."""
+    found = facts(trajectories)
+
+    def spread(name: str) -> str:
+        least, greatest = found[f"{name}_least"], found[f"{name}_greatest"]
+        return f"{least}" if least == greatest else f"{least} to {greatest}, mean {found[f'{name}_mean']:.1f}"
+
+    def share(name: str) -> str:
+        return f"{found[name]} ({100 * found[f'{name}_share']:.1f} %)"
+
+    return {
+        "name": found["name"],
+        "questions": str(found["questions"]),
+        "branches per question": spread("branches"),
+        "Δ, tokens per interval": spread("delta"),
+        "probes per branch": spread("probes"),
+        "tokens per branch": spread("tokens"),
+        "distinct answers per question": spread("distinct_answers"),
+        "accuracy of one branch": f"{100 * found['branch_accuracy']:.2f} %",
+        "accuracy of the plurality vote": f"{100 * found['plurality_accuracy']:.2f} %",
+        "questions with any branch right": f"{100 * found['any_right']:.2f} %",
+        "questions whose gold answer no branch ever gives": str(found["gold_never_given"]),
+        f"unparsable answers ({', '.join(trajectories.unparsable)})": share("unparsable"),
+        "branches whose last probe differs from the final answer": share("unsettled"),
+        "branches probed beyond their tokens": share("probed_beyond_tokens"),
+        "branches with more than Δ tokens after the last probe": share("long_last_interval"),
+        "duplicate questions": str(found["duplicate_questions"]),
+        "sampling": found["sampling"] or "not recorded",
+        "probe suffix": repr(found["probe_suffix"]) if found["probe_suffix"] else "not recorded",
+        "grading": found["grading"],
     }
 
 

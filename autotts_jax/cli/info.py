@@ -24,12 +24,12 @@ def info(
     form: Shown = Form.TABLE,
 ) -> None:
     """Summarize trajectories: counts, lengths, accuracies."""
-    found = [trajectories.describe(one) for path in data for one in open_trajectories(path)]
+    found = [one for path in data for one in open_trajectories(path)]
     if form is not Form.TABLE:
-        print_records(OUT, found, form)
+        print_records(OUT, [trajectories.facts(one) for one in found], form)
         return
-    for described in found:
+    for one in found:
         table = Table(show_header=False, box=None)
-        for label, text in described.items():
+        for label, text in trajectories.describe(one).items():
             table.add_row(label, text)
         OUT.print(table)

@@ -264,8 +264,10 @@ def test_a_copied_folder_needs_no_controllers_file(run: Run, place: Path) -> Non
     shutil.move(place / "out", place / "elsewhere" / "deep")
     assert run("trace", "elsewhere/deep", "--controller", "mine", "--beta", "1", "--question", "1") == told
     run("plot", "elsewhere/deep", "--out", "curves.svg")
-    assert "not in these results. Use one of mine." in run("trace", "elsewhere/deep", code=2)
-    assert "not swept. Use one of 0, 1" in run("trace", "elsewhere/deep", "--controller", "mine", code=2)
+    assert run("trace", "elsewhere/deep", "--question", "1") == told  # the first setting, the middle β
+    said = run("trace", "elsewhere/deep", "--controller", "other", code=2)
+    assert "not in these results. Use one of mine." in said
+    assert "not swept. Use one of 0, 1" in run("trace", "elsewhere/deep", "--beta", "0.5", code=2)
     # Other data under the old name.
     autotts_jax.write_trajectories(made("3"), place / "Model" / "bench.json")
     said = run("trace", "elsewhere/deep", "--controller", "mine", "--beta", "1", code=2)

@@ -83,6 +83,7 @@ class Calls:
     looks: list[str] = dataclasses.field(default_factory=list)
     judged: list[str] = dataclasses.field(default_factory=list)
     tuned: list[str] = dataclasses.field(default_factory=list)
+    checked: list[str] = dataclasses.field(default_factory=list)
 
 
 @pytest.fixture
@@ -119,6 +120,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
             seconds=0,
             signature=told["signature"],
         )
+
+    def contract(artefact: Any) -> None:
+        made.checked.append(artefact.described.name)
+        if "breaking" in artefact.described.name:
+            raise Refused("contract", "peeks")
 
     class Judge:
         def __init__(self, bench: Any) -> None:
@@ -161,6 +167,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
     monkeypatch.setattr(loop.wall, "layers", lambda: ("pretended",))
     monkeypatch.setattr(loop.wall, "export", export)
+    monkeypatch.setattr(loop.wall, "check", contract)
     monkeypatch.setattr(loop, "check_source", check)
     monkeypatch.setattr(loop, "with_ends", with_ends)
     monkeypatch.setattr(loop, "make_bench", lambda *_, **__: None)
@@ -234,6 +241,20 @@ def test_a_run(calls: Calls, data: Dataset, tmp_path: Path) -> None:
     assert "| gain, points |" in (run / "requests" / "0002.md").read_text()
     for one in found.tried:
         assert (run / "candidates" / f"{one.digest}.py").read_text() == one.source
+
+
+def test_the_contract_is_checked_once_for_what_deserves_a_verdict(calls: Calls, data: Dataset, tmp_path: Path) -> None:
+    class Breaking(Scripted):
+        def propose(self, request: Request) -> list[Proposal]:
+            texts = [source("hopeless", 0.1), source("breaking", 0.9), source("good", 0.3), source("good", 0.3)]
+            return [Proposal(source=text) for text in texts]
+
+    found = discover(data, out=tmp_path / "run", proposer=Breaking(), rounds=1, tuning=False, say=quietly)
+    assert calls.checked == ["breaking", "good"]
+    assert calls.judged == ["good"]
+    assert [one.refused for one in found.tried] == ["judge", "contract", "", "duplicate"]
+    assert found.best is not None
+    assert found.best.name == "good"
 
 
 def test_what_tuning_did_not_see_counts(calls: Calls, data: Dataset, tmp_path: Path, monkeypatch: Any) -> None:

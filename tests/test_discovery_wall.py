@@ -312,6 +312,9 @@ def test_what_breaks_the_contract_is_refused_behind_the_wall(target: Target) -> 
     turned = source.replace("#TOP", "import autotts_jax.testing as t\nt.check_controller = lambda *a: None")
     with pytest.raises(Refused, match=r"^contract: plain.step answers id 1"):  # nor can it do away with the check
         wall._exported(turned)
+    with pytest.raises(Refused, match=r"^contract: plain.step answers id 1"):
+        wall.check(wall.export(source, check=False))
+    wall.check(wall.export(PLAIN, check=False))
     assert wall.export(PLAIN).described.name == "plain"
 
 

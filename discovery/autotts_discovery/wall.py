@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import dataclasses
 import functools
+import io
 import json
 import os
 import struct
@@ -28,10 +29,10 @@ import autotts_jax
 from autotts_discovery import confinement, worker
 from autotts_discovery.candidates import Refused, check_source
 from autotts_discovery.programs import read_description
-from autotts_jax.artefacts import Artefact
+from autotts_jax.artefacts import Artefact, write_artefact
 from autotts_jax.errors import InputError
 
-__all__ = ["Limits", "export", "layers"]
+__all__ = ["Limits", "check", "export", "layers"]
 
 #: How long a worker may take to import JAX, in seconds.
 _STARTING = 120
@@ -93,6 +94,18 @@ def export(
     """
     check_source(source)
     return _exported(source, tuple(widths), tuple(feature_names), limits or Limits(), check, trust)
+
+
+def check(artefact: Artefact, *, limits: Limits | None = None) -> None:
+    """Runs `check_controller` on an artefact that `export` made unchecked, likewise behind the wall.
+
+    Raises:
+      Refused: if it breaks the contract.
+    """
+    described, body = artefact.described, io.BytesIO()
+    write_artefact(artefact, body)
+    about = {"widths": described.widths, "feature_names": described.feature_names, "check": True}
+    _worker(frozenset()).ask({"task": "inspect", **about}, body.getvalue(), limits or Limits())
 
 
 def _exported(

@@ -29,6 +29,7 @@ from jax.interpreters.mlir import make_ir_context
 from jaxtyping import PyTree
 
 from autotts_jax.errors import ContractError
+from autotts_jax.replay import AnyArray
 from autotts_jax.voting import confidence_table
 
 __all__ = ["MAX_CONSTANTS", "Program", "trace"]
@@ -83,11 +84,11 @@ class Program:
         """From leaves to leaves. Batching, which may run rules written in Python, is traced alone, too."""
 
         @jax.custom_batching.custom_vmap
-        def run(*leaves: Array) -> list[Array]:
+        def run(*leaves: AnyArray) -> list[Any]:
             return jaxpr_as_fun(self.jaxpr)(*leaves)
 
         @run.def_vmap
-        def _(size: int, batched: Sequence[bool], *leaves: Array) -> tuple[list[Array], list[bool]]:
+        def _(size: int, batched: Sequence[bool], *leaves: AnyArray) -> tuple[list[Any], list[bool]]:
             shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
             found = list(_batched(self, size, tuple(batched), shapes)(*leaves))
             return found, [True] * len(found)

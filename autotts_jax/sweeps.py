@@ -146,27 +146,7 @@ def sweep(
         sums=sums,
         shuffles=shuffles,
         notes=(*said, *notes, *_unshown(plan.rows, sums["unshown"])),
-        origin=Origin(
-            settings=chosen,
-            widths={setting.label: plan.widths(setting.controller) for setting in chosen},
-            feature_names=features,
-            provenance=functools.partial(
-                Provenance,
-                datasets=used_datasets(datasets),
-                betas=tuple(map(float, betas)),
-                shuffles=shuffles,
-                orders=orders,
-                seed=seed,
-                width=plan.width,
-                cost=rules.cost,
-                probe_cost=int(cast(int, rules.probe_cost)),
-                budget=None if rules.budget is None else int(cast(int, rules.budget)),
-                versions=versions(),
-                device=device(),
-                finished=datetime.datetime.now(datetime.UTC),
-                command=tuple(command),
-            ),
-        ),
+        origin=plan.origin(chosen, betas, command),
     )
 
 
@@ -274,6 +254,31 @@ class _Plan:
                     groups.append(_Group(controller, width, waiting))
                     waiting = []
         return groups
+
+    def origin(self, settings: Sequence[Setting], betas: Sequence[float], command: Sequence[str]) -> Origin:
+        """What the results come from, now that they are there."""
+        budget, probe_cost = self.rules.budget, self.rules.probe_cost
+        return Origin(
+            settings=settings,
+            widths={setting.label: self.widths(setting.controller) for setting in settings},
+            feature_names=self.datasets[0].store.feature_names,
+            provenance=functools.partial(
+                Provenance,
+                datasets=used_datasets(self.datasets),
+                betas=tuple(map(float, betas)),
+                shuffles=self.shuffles,
+                orders=self.orders,
+                seed=self.seed,
+                width=self.width,
+                cost=self.rules.cost,
+                probe_cost=int(cast(int, probe_cost)),
+                budget=None if budget is None else int(cast(int, budget)),
+                versions=versions(),
+                device=device(),
+                finished=datetime.datetime.now(datetime.UTC),
+                command=tuple(command),
+            ),
+        )
 
     def params(self, rows: Sequence[int]) -> PyTree:
         """The parameter vectors of rows of one controller, with a leading axis."""

@@ -54,7 +54,9 @@ Swept = Annotated[
 ]
 Controllers = Annotated[
     list[str] | None,
-    typer.Option(help="NAME[:key=value,…] or FILE.py:ATTRIBUTE[:…]; repeatable; defaults to all built-in ones."),
+    typer.Option(
+        help="[LABEL=]NAME[:key=value,…] or [LABEL=]FILE.py:ATTRIBUTE[:…]; repeatable; defaults to all built-in ones."
+    ),
 ]
 Betas = Annotated[str, typer.Option(help="The β grid: START:STOP:COUNT, or values as in 0,0.5,1.")]
 Drawn = Annotated[str, typer.Option(help="published, random, or bootstrap (with replacement).")]

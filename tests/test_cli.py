@@ -165,7 +165,7 @@ def test_a_users_controller(run: Run, traces: Path, tmp_path: Path) -> None:
     spec = "random.py:make:samples=2"
     run("sweep", traces, "--controller", spec, "--shuffles", "2", "--out", "out")
     (row,) = rows(tmp_path / "out" / "results.csv")
-    assert (row["controller"], row["params"]) == ("mine", '{"samples": 2}')
+    assert (row["controller"], row["params"]) == ("mine:samples=2", '{"samples": 2}')
 
 
 def test_more_samples_than_branches_by_beta_is_noted(run: Run, traces: Path) -> None:

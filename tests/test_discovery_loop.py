@@ -243,6 +243,14 @@ def test_a_run(calls: Calls, data: Dataset, tmp_path: Path) -> None:
         assert (run / "candidates" / f"{one.digest}.py").read_text() == one.source
 
 
+def test_tuning_needs_its_library(calls: Calls, data: Dataset, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(loop.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="evosax is not installed"):
+        discover(data, out=tmp_path / "run", proposer=Scripted(), rounds=1, say=quietly)
+    assert not (tmp_path / "run").exists()
+    discover(data, out=tmp_path / "run", proposer=Scripted(), rounds=1, tuning=False, say=quietly)
+
+
 def test_the_contract_is_checked_once_for_what_deserves_a_verdict(calls: Calls, data: Dataset, tmp_path: Path) -> None:
     class Breaking(Scripted):
         def propose(self, request: Request) -> list[Proposal]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import importlib.util
 import itertools
 import math
 import sys
@@ -159,6 +160,8 @@ def discover(
     Raises:
       InputError: for bad arguments, before any work; or if the proposer fails again and again.
     """
+    if tuning and importlib.util.find_spec("evosax") is None:
+        raise InputError("tuning: evosax is not installed. pip install 'autotts-jax[discovery]', or use --no-tuning.")
     check_whole("rounds", rounds, 1, 9999, "There must be at least one.")
     check_whole("proposals", proposals, 1, 64, "Ask for at least one.")
     for name, value in (("minutes", minutes), ("reply_minutes", reply_minutes), ("latency", latency)):

@@ -351,7 +351,7 @@ def rewriting(obs: Observation) -> jax.Array:
 
 
 def hiding(obs: Observation) -> jax.Array:
-    environment.State.depth = property(lambda state: state.slots * 0)  # type: ignore[misc, assignment]
+    environment.State.depth = property(lambda state: state.slots * 0)
     return what_it_read(obs)
 
 

@@ -138,7 +138,7 @@ def test_tuned_numbers_are_read_and_written_again() -> None:
         "longest": (41, 41),
     }
     assert read(write(*found)) == found
-    ends = _controller(write(*found)).schedule.named_lines["margin"]  # type: ignore[attr-defined]
+    ends = _controller(write(*found)).schedule.named_lines["margin"]
     assert (ends.start, ends.stop) == (-0.25, 1.5)
 
 
@@ -184,7 +184,7 @@ def test_neighbours_differ_in_one_mechanism() -> None:
 
 def test_it_begins_with_seeds() -> None:
     (first,) = _run(1)
-    assert [read(proposal.source)[0] for proposal in first] == list(SEEDS[:4])  # type: ignore[index]
+    assert [read(proposal.source)[0] for proposal in first] == list(SEEDS[:4])
     assert all(proposal.idea and not proposal.parents for proposal in first)
     assert {genome.opening for genome in SEEDS} == set(DECISIONS["opening"])
 
@@ -214,7 +214,7 @@ def test_children_take_over_their_parents_numbers() -> None:
             kinds.add(len(proposal.parents))
             child = read(proposal.source)
             assert child is not None
-            genomes = [known[digest][0] for digest in proposal.parents]  # type: ignore[index]
+            genomes = [known[digest][0] for digest in proposal.parents]
             if len(genomes) == 1:
                 assert sum(a != b for a, b in zip(child[0], genomes[0], strict=True)) == 1
             elif genomes:

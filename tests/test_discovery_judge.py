@@ -75,8 +75,8 @@ def oracle(
             best = [max(reads(*other, budget) for other in known) for budget in within]
             gains.append(np.mean([reads(*curve(found), budget) for budget in within]) - np.mean(best))
         else:
-            value = lambda tokens, accuracy: np.max(accuracy - terms.gamma * tokens)  # noqa: E731
-            gains.append(value(*curve(found)) - max(value(*other) for other in known))
+            best, *others = (np.max(accuracy - terms.gamma * tokens) for tokens, accuracy in (curve(found), *known))
+            gains.append(best - max(others))
         pace = mean(references.sequential_tokens[0])
         if terms.latency is not None:
             over = np.log(mean(found.sequential_tokens) / (terms.latency * pace))

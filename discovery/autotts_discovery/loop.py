@@ -213,7 +213,7 @@ def discover(
         return loop.run()
 
 
-class _TimeUp(Exception):  # noqa: N818
+class _TimeUp(Exception):  # noqa: N818, it is no error
     """The run's minutes are over."""
 
 

@@ -100,6 +100,7 @@ def read_description(packed: bytes, widths: Sequence[int] = (64,), feature_names
         raise
     except InputError as error:
         raise Refused("program", str(error).partition(">: ")[2]) from None  # it begins with the file
+    # What zipfile and the description's parser raise at forged bytes: deep JSON, huge numbers, unknown methods.
     except (zipfile.BadZipFile, zlib.error, ValueError, OverflowError, RecursionError, NotImplementedError) as error:
         raise Refused("program", f"not an artefact: {error}") from None
     return artefact

@@ -157,7 +157,7 @@ class Judge:
         if self._process is None or self._process.poll() is not None:
             self._start()
         answer = self._exchange([sized.model_dump_json().encode(), *programs.values()], seconds)
-        if _resident(self._process) > self._memory_bytes // 2:
+        if _resident(self._process) > self._memory_bytes // 2 or _mapped(self._process) > 0.5:
             self.close()  # programs of candidates long gone fill it
         if answer.refused is not None:
             raise Refused(answer.refused.stage, _printable(answer.refused.reason))
@@ -266,6 +266,16 @@ def _resident(process: subprocess.Popen[bytes] | None) -> int:
         assert process is not None
         return int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError):
+        return 0
+
+
+def _mapped(process: subprocess.Popen[bytes] | None) -> float:
+    """Share of the memory maps that Linux grants a process; a compiled replay takes some 400, and too many crash it."""
+    try:
+        assert process is not None
+        maps = Path(f"/proc/{process.pid}/maps").read_bytes().count(b"\n")
+        return maps / int(Path("/proc/sys/vm/max_map_count").read_text())
+    except OSError:
         return 0
 
 

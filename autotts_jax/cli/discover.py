@@ -64,6 +64,7 @@ def discover(
     traces: Annotated[bool, typer.Option(help="Tell the proposer what happened in episodes.")] = True,
     history: Annotated[bool, typer.Option(help="Tell it what was tried.")] = True,
     tuning: Annotated[bool, typer.Option(help="Tune the candidates' schedules.")] = True,
+    tuning_seconds: Annotated[float, typer.Option(help="For each of the two that a round tunes.")] = 20,
     latency: Annotated[
         float | None, typer.Option(help="Cap on sequential tokens, as a multiple of CMC's; defaults to none.")
     ] = None,
@@ -95,6 +96,7 @@ def discover(
             traces=traces,
             history=history,
             tuning=tuning,
+            tuning_seconds=tuning_seconds,
             latency=latency,
             seed=seed,
             trust=trust,

@@ -15,7 +15,7 @@ import numpy as np
 import pydantic
 from jaxtyping import Float32, Int32, PyTree
 
-from autotts_discovery.fitness import BUDGETS, Means, Terms, assess, means_of
+from autotts_discovery.fitness import BUDGETS, Assessment, Means, Terms, assess, means_of
 from autotts_jax import (
     BETAS,
     COMPILER_OPTIONS,
@@ -41,6 +41,9 @@ __all__ = ["Bench", "Replayer", "Verdict", "by_question", "make_bench", "program
 #: The reference that sets the pace and, by default, the upper end of the range: CMC.
 _PACE = "confidence_momentum"
 
+#: Every so many of the budgets is shown.
+_MARK = 8
+
 _Finite = pydantic.FiniteFloat
 
 
@@ -58,6 +61,8 @@ class Verdict(pydantic.BaseModel, frozen=True, extra="forbid"):
       tokens: Mean tokens, likewise.
       sequential_tokens: Mean sequential tokens, likewise.
       latency: Sequential tokens relative to CMC's at the same β, the geometric mean.
+      margins: Accuracy above the references' best at `Bench.marks`, the mean over the datasets; none for an objective
+        other than "gain".
       shuffles: Shuffles per question.
       episodes: Episodes replayed.
       seconds: Time it took, compilation included.
@@ -74,6 +79,7 @@ class Verdict(pydantic.BaseModel, frozen=True, extra="forbid"):
     tokens: tuple[_Finite, ...]
     sequential_tokens: tuple[_Finite, ...]
     latency: _Finite
+    margins: tuple[_Finite, ...] = ()
     shuffles: int
     episodes: int
     seconds: _Finite
@@ -126,6 +132,19 @@ class Bench:
         _, cluster = np.unique([" ".join(text.split()) for text in self.data.texts], return_inverse=True)
         return np.equal.outer(np.arange(cluster.max() + 1), cluster).astype(np.float32)
 
+    @functools.cached_property
+    def marks(self) -> tuple[tuple[float, float], ...]:
+        """Budgets along the range, in tokens, and the references' best within them: means over the datasets."""
+        pace = jax.tree.map(lambda values: values[0], self.references[self.shuffles])
+        known = self._assessed(pace, self.shuffles).known
+        tokens = np.exp(np.log(self.budgets).mean(axis=0))
+        return tuple(zip(tokens[::_MARK].tolist(), known[::_MARK].tolist(), strict=True))
+
+    def _assessed(self, found: Means, shuffles: int) -> Assessment:
+        args = (found, self.references[shuffles], self.start, self.budgets, self.member, self.clusters)
+        said: Assessment = jax.device_get(assess(*args, terms=self.terms))
+        return said
+
     def judged(self, found: Means, shuffles: int) -> dict[str, Any]:
         """A verdict's figures.
 
@@ -133,8 +152,7 @@ class Bench:
           found: A candidate's means by question, ``[P, Q]``.
           shuffles: Of how many shuffles: S or `looks`.
         """
-        args = (found, self.references[shuffles], self.start, self.budgets, self.member, self.clusters)
-        said = jax.device_get(assess(*args, terms=self.terms))
+        said = self._assessed(found, shuffles)
         gain, penalty, gains = said.score
         curve = {field: tuple(values.mean(axis=0).tolist()) for field, values in said.means._asdict().items()}
         return {
@@ -146,6 +164,7 @@ class Bench:
             "betas": self.betas,
             **curve,
             "latency": float(said.latency),
+            "margins": tuple(said.margins[::_MARK].tolist()) if self.terms.objective == "gain" else (),
         }
 
 

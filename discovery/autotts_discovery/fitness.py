@@ -114,6 +114,8 @@ class Assessment(NamedTuple):
     gain_se: Float32[Array, ""]
     means: Means  # [D, B]
     latency: Float32[Array, ""]  # sequential tokens relative to CMC's at the same β, the geometric mean
+    margins: Float32[Array, " K"]  # accuracy above the references' best, at each budget, the mean over datasets
+    known: Float32[Array, " K"]  # that best
 
 
 def means_of(by_question: Means, member: Float32[AnyArray, "D Q"]) -> Means:
@@ -190,18 +192,19 @@ def assess(
       terms: What counts.
     """
 
-    def without(cluster: Float32[Array, " Q"]) -> tuple[Score, Means, Float32[Array, ""]]:
+    def without(cluster: Float32[Array, " Q"]) -> tuple[Score, Means, Float32[Array, ""], Bar]:
         left = member * (1 - cluster)[None]
         curve, bar = means_of(found, left), bar_of(references, start, budgets, left, terms)
         ratio = jnp.mean(_log(curve.sequential_tokens) - _log(bar.pace), axis=1)
-        return fitness(curve, bar, terms), curve, jnp.exp(_mean(ratio, bar.there))
+        return fitness(curve, bar, terms), curve, jnp.exp(_mean(ratio, bar.there)), bar
 
     none = jnp.zeros((1, member.shape[1]), jnp.float32)
     every = jax.vmap(without)(jnp.concatenate([none, clusters]))
-    score, means, latency = jax.tree.map(lambda leaf: leaf[0], every)
+    score, means, latency, bar = jax.tree.map(lambda leaf: leaf[0], every)
+    margins = jnp.mean(_offered(means, bar.start, budgets, terms) - bar.known, axis=0)
     gain, count = every[0].gain[1:], len(clusters)
     variance = jnp.sum((gain - jnp.mean(gain)) ** 2) * ((count - 1) / count)
-    return Assessment(score, jnp.sqrt(variance), means, latency)
+    return Assessment(score, jnp.sqrt(variance), means, latency, margins, jnp.mean(bar.known, axis=0))
 
 
 def _offered(curve: Means, start: Means, budgets: Float32[AnyArray, "D G"], terms: Terms) -> Float32[Array, "D K"]:

@@ -270,7 +270,7 @@ def _resident(process: subprocess.Popen[bytes] | None) -> int:
 
 
 def _mapped(process: subprocess.Popen[bytes] | None) -> float:
-    """Share of the memory maps that Linux grants a process; a compiled replay takes some 400, and too many crash it."""
+    """Share of the memory maps that Linux grants a process: a compiled replay takes some 400, one too many crashes."""
     try:
         assert process is not None
         maps = Path(f"/proc/{process.pid}/maps").read_bytes().count(b"\n")

@@ -68,6 +68,7 @@ class Settings(_Strict, frozen=True):
       traces: Whether requests tell what happened in episodes.
       history: Whether requests tell what was tried.
       tuning: Whether candidates are tuned.
+      tuning_seconds: For each of them.
       latency: The cap on sequential tokens, as a multiple of CMC's; None for no cap.
       seed: Of everything that is drawn.
     """
@@ -77,6 +78,7 @@ class Settings(_Strict, frozen=True):
     traces: bool
     history: bool
     tuning: bool
+    tuning_seconds: float = 20
     latency: float | None
     seed: int
 
@@ -421,6 +423,7 @@ class Ledger:
             lower=self.lower(about.place) if verdict else None,
             tokens=verdict["tokens"][-1] if verdict else None,
             sequential=verdict["sequential_tokens"][-1] if verdict else None,
+            margins=tuple(verdict.get("margins", ())),
             refused=fate.refusal.stage if fate.refusal else "",
             reason=fate.refusal.reason if fate.refusal else "",
             tuned=about.place.endswith("t"),

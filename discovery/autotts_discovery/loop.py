@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import autotts_jax as tts
-from autotts_discovery import requests, wall
+from autotts_discovery import observed, requests, wall
 from autotts_discovery.candidates import Refused, check_source, with_ends
 from autotts_discovery.judge import Bench, Judge, Terms, Verdict, make_bench
 from autotts_discovery.ledger import (
@@ -58,8 +58,8 @@ BETAS = tuple(i / 20 for i in range(21))
 #: Branch orders per question with which they are judged.
 SHUFFLES = 100
 
-# Candidates of a round that are tuned, the best ones, and for how long each: it takes ten times as long as a verdict.
-_TUNED, _TUNING_SECONDS = 2, 20
+# Candidates of a round that are tuned, the best ones.
+_TUNED = 2
 
 # Replies that may fail in a row.
 _PATIENCE = 3
@@ -125,6 +125,7 @@ def discover(
     traces: bool = True,
     history: bool = True,
     tuning: bool = True,
+    tuning_seconds: float = 20,
     latency: float | None = None,
     seed: int = 0,
     trust: bool = False,
@@ -145,7 +146,8 @@ def discover(
       held_out: Data that the run keeps away from; `proof.prove` uses it.
       traces: Whether the proposer is told what happened in the parents' episodes.
       history: Whether it is told what was tried.
-      tuning: Whether the candidates' schedules are tuned.
+      tuning: Whether the candidates' schedules are tuned, the best two of each round.
+      tuning_seconds: For each of them, compilation included. Four models on 30 questions are worth 60.
       latency: Cap on sequential tokens, as a multiple of CMC's; None for no cap.
       seed: Of all that is drawn.
       trust: Run candidates where there is no wall.
@@ -164,7 +166,12 @@ def discover(
         raise InputError("tuning: evosax is not installed. pip install 'autotts-jax[discovery]', or use --no-tuning.")
     check_whole("rounds", rounds, 1, 9999, "There must be at least one.")
     check_whole("proposals", proposals, 1, 64, "Ask for at least one.")
-    for name, value in (("minutes", minutes), ("reply_minutes", reply_minutes), ("latency", latency)):
+    for name, value in (
+        ("minutes", minutes),
+        ("reply_minutes", reply_minutes),
+        ("tuning_seconds", tuning_seconds),
+        ("latency", latency),
+    ):
         if value is not None and not 0 < value < math.inf:
             raise InputError(f"{name} {value}: not above 0. Give a number above 0.")
     seed = check_seed(seed)
@@ -177,6 +184,7 @@ def discover(
         traces=traces,
         history=history,
         tuning=tuning,
+        tuning_seconds=tuning_seconds,
         latency=latency,
         seed=seed,
     )
@@ -341,6 +349,8 @@ class _Loop:
                 parents=parents,
                 complaints=[event.failure for event in ledger.of(Replied) if event.failure and settings.history],
                 summaries=self.summaries(parents) if settings.traces and self.proposer.reads else {},
+                observed=observed.describe(self.bench.data) if settings.traces and self.proposer.reads else "",
+                marks=self.bench.marks,
                 feature_names=self.features,
                 latency=settings.latency,
                 tuning=settings.tuning,
@@ -359,8 +369,12 @@ class _Loop:
         )
 
     def summaries(self, parents: Sequence[Tried]) -> dict[str, str]:
-        """What happened in episodes of the best parents. The judge has replayed the same ones: they end."""
+        """What happened in episodes of the best parents, or of the published best. The judge has replayed the same
+        ones: they end."""
         found = {}
+        if not parents:
+            self.tell(f"tracing {(seed := tts.CONTROLLERS[self.bench.names[0]]).name}")
+            found[seed.name] = summarized(self.bench, seed)
         for parent in parents[:_TRACED]:
             self.tell(f"tracing {parent.name}")
             found[parent.digest] = summarized(self.bench, self.artefact(parent.digest).controller())
@@ -452,7 +466,7 @@ class _Loop:
             began, candidate, figures = time.monotonic(), "", {}
             try:
                 seed = _seed(self.settings.seed, "tune", fate.proposed.candidate)
-                tuned = self.judge.tune(artefact, seconds=_TUNING_SECONDS, seed=seed)
+                tuned = self.judge.tune(artefact, seconds=self.settings.tuning_seconds, seed=seed)
                 figures = tuned.model_dump(mode="json")
                 if transferred(figures) > 0:  # else it could not be ranked above the one that was tuned
                     source = self.ledger.kept("candidates", f"{fate.proposed.candidate}.py") or ""

@@ -125,6 +125,8 @@ def compose(
     parents: Sequence[Tried],
     complaints: Sequence[str] = (),
     summaries: Mapping[str, str] | None = None,
+    observed: str = "",
+    marks: Sequence[tuple[float, float]] = (),
     feature_names: Sequence[str] = (),
     latency: float | None = None,
     tuning: bool = True,
@@ -139,7 +141,9 @@ def compose(
       tried: What was tried, in order; empty to tell nothing of it.
       parents: Of those, the ones whose sources are shown, the most important first.
       complaints: What was wrong with earlier replies, in one line each.
-      summaries: What happened in the episodes of some parents, by digest.
+      summaries: What happened in the episodes of some parents, by digest, or of seeds, by name.
+      observed: What the recorded branches look like.
+      marks: Budgets in tokens, and the envelope's accuracy there.
       feature_names: Recorded features of the data.
       latency: The cap on sequential tokens, as a multiple of CMC's; None for no cap.
       tuning: Whether schedules are tuned afterwards.
@@ -160,8 +164,10 @@ def compose(
     judged = sorted((t for t in tried if t.lower is not None), key=lambda t: -(t.lower or 0))
     refused = [t for t in tried if t.refused]
     parts: list[str] = [task, _CONTRACT]
-    if judged:
-        parts.append(_table(judged))
+    if observed:
+        parts.append(f"## The recorded branches\n\n{fenced(observed, 'text')}")
+    if judged or marks:
+        parts.append(_table(judged, marks))
     if complaints or refused:
         parts.append(_failed(complaints, refused))
     for parent in parents[:1]:
@@ -169,7 +175,7 @@ def compose(
     parts.append(_reference(feature_names))
     for parent in parents[1:]:
         parts += _parent(parent, summaries)
-    parts += (_seed(name) for name in _SEEDS)
+    parts += (part for name in _SEEDS for part in _seed(name, summaries))
     return _within(parts, characters)
 
 
@@ -214,10 +220,25 @@ def on_one_line(text: str, longest: int = 200) -> str:
 # --- sections --------------------------------------------------------------------------------------------------------
 
 
-def _table(judged: Sequence[Tried]) -> str:
-    lines = [
-        "## What was tried",
-        "",
+def _table(judged: Sequence[Tried], marks: Sequence[tuple[float, float]]) -> str:
+    """The envelope, where the best ones lie above it, and all by gain."""
+    lines = ["## The envelope to beat, and what was tried", ""]
+    if marks:
+        lines += [
+            "Accuracy of the best hand-made controller within so many tokens, and how far above it the best "
+            "candidates lie there, in points:",
+            "",
+            f"| tokens | {' | '.join(f'{tokens / 1000:,.0f}k' for tokens, _ in marks)} |",
+            f"|---|{'---|' * len(marks)}",
+            f"| envelope | {' | '.join(f'{100 * accuracy:.1f}' for _, accuracy in marks)} |",
+        ]
+        for one in judged[:8]:
+            if one.margins:
+                lines.append(f"| {one.digest[:8]} | {' | '.join(f'{100 * m:+.1f}' for m in one.margins)} |")
+        lines.append("")
+    if not judged:
+        return "\n".join(lines)
+    lines += [
         "| digest | gain, points | tokens at β = 1 | sequential | idea |",
         "|---|---|---|---|---|",
     ]
@@ -281,10 +302,13 @@ def _signature(function: object) -> str:
     return f"({', '.join(listed)})"
 
 
-def _seed(name: str) -> str:
+def _seed(name: str, summaries: Mapping[str, str] | None) -> list[str]:
     module = inspect.getmodule(tts.CONTROLLERS[name].step)
     assert module is not None
-    return f"## A published controller: {name}\n\n{fenced(inspect.getsource(module), 'python')}"
+    parts = [f"## A published controller: {name}\n\n{fenced(inspect.getsource(module), 'python')}"]
+    if summaries and name in summaries:
+        parts.append(f"What happened in its episodes:\n\n{fenced(summaries[name], 'text')}")
+    return parts
 
 
 def _within(parts: Iterable[str], characters: int) -> str:

@@ -49,6 +49,7 @@ class Tried(pydantic.BaseModel, frozen=True, extra="forbid"):
       lower: What candidates are ranked by, a lower bound of the gain.
       tokens: Tokens per episode at β = 1.
       sequential: Those of them on the critical path.
+      margins: Accuracy above the envelope along the range of tokens, from its lower to its upper end.
       refused: The stage at which it was refused; empty if it was judged.
       reason: Why, in one line.
       tuned: Whether it is another candidate with tuned schedule ends.
@@ -65,6 +66,7 @@ class Tried(pydantic.BaseModel, frozen=True, extra="forbid"):
     lower: float | None = None
     tokens: float | None = None
     sequential: float | None = None
+    margins: tuple[float, ...] = ()
     refused: str = ""
     reason: str = ""
     tuned: bool = False

@@ -1,35 +1,23 @@
 """A sweep as one self-contained page: curves, intervals, comparisons, failures, and episodes to step through.
 
-The page works without a network. Its tables are HTML, filled in here; ``page.js`` sorts and filters them, draws the
-curves with Vega-Lite, and plays episodes. Whatever comes from data reaches the page as escaped text or as JSON, never
-as markup, and the script writes it as text only.
+The page works without a network. Its tables are HTML, filled in here; scripts sort and filter them, draw the curves
+with Vega-Lite, and play episodes. ``shell`` has what this page shares with others.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
-import importlib.resources
-import json
 import os
 from collections.abc import Callable
 
-import jinja2
 import numpy as np
-import vl_convert
 from jaxtyping import Int
-from markupsafe import Markup
 
 import autotts_jax as tts
 import autotts_jax.plots  # before there are threads: a library that grows while controllers are traced looks changed
-from autotts_jax.report import episodes, tables
+from autotts_jax.report import episodes, shell, tables
 
 __all__ = ["page"]
-
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.PackageLoader("autotts_jax", "report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-)
-# For `tojson`, which escapes <, >, & and whatever is not ASCII. JavaScript would not read NaN or infinities.
-_TEMPLATES.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
 
 
 def page(
@@ -60,19 +48,7 @@ def page(
     # Most of the work is compiling, which threads share.
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
         numbers = threads.submit(tables.tables, results)
-        vega = threads.submit(vl_convert.javascript_bundle, "window.vegaEmbed = vegaEmbed")
+        threads.submit(shell.vega)
         watched = list(threads.map(watch, tables.middle_rows(results)))
-    return _TEMPLATES.get_template("page.html").render(
-        numbers.result(),
-        watched=watched,
-        modes=episodes.MODES,
-        shown=episodes.fitting(watched),
-        curves=json.loads(_file("curves.json")),
-        style=Markup(_file("page.css")),
-        script=Markup(_file("page.js")),
-        vega=Markup(vega.result()),
-    )
-
-
-def _file(name: str) -> str:
-    return importlib.resources.files("autotts_jax.report").joinpath(name).read_text("utf-8")
+    variables = {"watched": watched, "modes": episodes.MODES, "shown": episodes.fitting(watched)}
+    return shell.render("autotts_jax.report", numbers.result() | variables)

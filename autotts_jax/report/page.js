@@ -1,100 +1,9 @@
-// Sorts and filters the tables, draws the curves, compares two rows, plays episodes. Text from data is only ever
-// written as text.
-
-const data = JSON.parse(document.getElementById("data").textContent);
-const find = (selector, inside = document) => inside.querySelector(selector);
-const all = (selector, inside = document) => [...inside.querySelectorAll(selector)];
-const whole = (number) => number.toLocaleString("en");
-
-/** A new HTML element with properties, and with children or texts inside. */
-const element = (name, properties = {}, ...inside) => {
-  const made = Object.assign(document.createElement(name), properties);
-  made.append(...inside);
-  return made;
-};
-
-/** Fills a <select> with [value, text] pairs; what was chosen stays chosen if it is still there. */
-const offer = (select, options) => {
-  const before = select.value;
-  select.replaceChildren(...options.map(([value, text]) => element("option", { value }, text)));
-  if (options.some(([value]) => String(value) === before)) select.value = before;
-};
-
-// --- light or dark, print --------------------------------------------------------------------------------------------
-
-find("#theme").addEventListener("click", () => {
-  const style = document.documentElement.style;
-  const system = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
-  style.colorScheme = (style.colorScheme || system) === "dark" ? "light" : "dark";
-});
-
-const closed = [];
-addEventListener("beforeprint", () => {
-  for (const details of all("details:not([open])")) {
-    if (details.closest(".vega-embed")) continue;
-    closed.push(details);
-    details.open = true;
-  }
-});
-addEventListener("afterprint", () => closed.splice(0).forEach((details) => (details.open = false)));
-
-// --- tables ----------------------------------------------------------------------------------------------------------
-
-for (const place of all(".sortable")) {
-  const heads = all("thead th", place);
-  const body = find("tbody", place);
-  const rows = all("tr", body);
-  const column = (name) => heads.findIndex((head) => head.dataset.name === name);
-  const value = (row, at) => row.cells[at].dataset.value ?? row.cells[at].textContent;
-
-  const filters = all(".filters select", place).map((select) => [select, column(select.dataset.column)]);
-  const words = find("input[type=search]", place);
-  const filter = () => {
-    const wanted = words.value.toLowerCase();
-    for (const row of rows) {
-      const fits = filters.every(([select, at]) => !select.value || value(row, at) === select.value);
-      row.hidden = !fits || !row.textContent.toLowerCase().includes(wanted);
-    }
-    find("output", place).textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows`;
-  };
-  for (const [select, at] of filters) {
-    const values = [...new Set(rows.map((row) => value(row, at)))];
-    offer(select, [["", "all"], ...values.map((one) => [one, one])]);
-    if (select.dataset.column === "reference") select.value = values.includes(data.labels[0]) ? data.labels[0] : "";
-    select.addEventListener("input", filter);
-  }
-  words.addEventListener("input", filter);
-  filter();
-
-  const compare = (a, b) => {
-    const numbers = [Number(a), Number(b)];
-    if (a === "" || b === "") return (a === "") - (b === ""); // what is not known comes last
-    return numbers.some(Number.isNaN) ? a.localeCompare(b) : numbers[0] - numbers[1];
-  };
-  heads.forEach((head, at) => {
-    find("button", head).addEventListener("click", () => {
-      const down = head.getAttribute("aria-sort") === "ascending";
-      heads.forEach((other) => other.removeAttribute("aria-sort"));
-      head.setAttribute("aria-sort", down ? "descending" : "ascending");
-      rows.sort((a, b) => (down ? -1 : 1) * compare(value(a, at), value(b, at)));
-      body.append(...rows);
-    });
-  });
-}
+// The sweep's page: draws the curves, compares two rows, plays episodes.
 
 // --- curves ----------------------------------------------------------------------------------------------------------
 
-const DASHES = [[1, 0], [6, 2], [2, 2], [8, 2, 2, 2]];
-const cycle = (values) => data.labels.map((_, number) => values[number % values.length]);
-
-const boxes = data.labels.map((label, number) => {
-  const box = element("input", { type: "checkbox", checked: true, value: label });
-  const sign = element("span", { ariaHidden: "true" }, ` ${data.shapes[number][1]} `);
-  sign.style.color = data.colours[number];
-  find("#methods").append(element("label", {}, box, sign, label));
-  return box;
-});
-const shown = () => boxes.filter((box) => box.checked).map((box) => box.value);
+const shown = choices(find("#methods"), data);
+const curves = curvesOf(data);
 
 let views = [];
 const draw = async () => {
@@ -105,27 +14,20 @@ const draw = async () => {
   charts.replaceChildren();
   charts.classList.toggle("one", names.length === 1);
   views = await Promise.all(
-    names.map(async (name) => {
+    names.map((name) => {
       const place = element("div", { className: "chart" });
       charts.append(element("div", {}, element("h4", {}, name), place));
-      const spec = structuredClone(data.curves);
+      const spec = structuredClone(curves);
       spec.description = `Accuracy against tokens on ${name}`;
       spec.data = { values: data.points.filter((point) => point.dataset === name) };
       spec.params[0].value = shown();
       if (names.length > 1) spec.layer.splice(0, 1); // bands would fill small charts
-      const actions = { export: true, source: false, compiled: false, editor: false };
-      const made = await vegaEmbed(place, spec, { actions, renderer: "svg", downloadFileName: "curves" });
-      find("summary", place)?.setAttribute("aria-label", `Save the curves of ${name}`);
-      return made.view;
+      return chart(place, spec, `curves of ${name}`, "curves");
     }),
   );
 };
 const datasets = [...new Set(data.points.map((point) => point.dataset))];
 offer(find("#chart-dataset"), [["", "all"], ...datasets.map((name) => [name, name])]);
-data.curves.encoding.color.scale = { domain: data.labels, range: data.colours };
-const [, lines, points] = data.curves.layer;
-lines.encoding.strokeDash.scale = { domain: data.labels, range: cycle(DASHES) };
-points.encoding.shape.scale = { domain: data.labels, range: data.shapes.map(([shape]) => shape) };
 find("#chart-dataset").addEventListener("input", draw);
 find("#methods").addEventListener("input", () => views.forEach((view) => view.signal("shown", shown()).runAsync()));
 

@@ -11,21 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import autotts_jax as tts
+from autotts_jax.report.shell import SHAPES
 
 __all__ = ["label", "middle_rows", "tables"]
-
-#: Matplotlib's markers in Vega's terms, and as signs.
-_SHAPES = {
-    "o": ("circle", "●"),
-    "s": ("square", "■"),
-    "D": ("diamond", "◆"),
-    "^": ("triangle-up", "▲"),
-    "v": ("triangle-down", "▼"),
-    "P": ("cross", "✚"),
-    "X": ("M-1,-1L1,1M1,-1L-1,1", "✖"),
-    "<": ("triangle-left", "◀"),
-    ">": ("triangle-right", "▶"),
-}
 
 #: Characters of a label.
 _LABEL = 80
@@ -50,7 +38,7 @@ def tables(results: tts.Results) -> dict[str, Any]:
         "labels": [label(name) for name in names],
         # As in all figures; black is the text's colour, on dark pages as well.
         "colours": [look.color.replace("#000000", "currentColor") for look in tts.plots.styles(names).values()],
-        "shapes": [_SHAPES[look.marker] for look in tts.plots.styles(names).values()],
+        "shapes": [SHAPES[look.marker] for look in tts.plots.styles(names).values()],
         "rows": rows,
         "points": [{key: _number(value) for key, value in row.items() if key != "params"} for row in rows],
         "compared": _compared(results, names, several) if several and len(names) > 1 else [],

@@ -31,7 +31,7 @@ from autotts_jax.results import FIELDS, Origin, Results
 from autotts_jax.rollout import COMPILER_OPTIONS, Outcome, evaluate
 from autotts_jax.settings import Row, Setting, check_pool, rows_of
 from autotts_jax.testing import check_replay
-from autotts_jax.trajectories import MAX_TOKENS
+from autotts_jax.trajectories import MAX_TOKENS, Trajectories
 
 __all__ = ["BETAS", "needed_orders", "replayed", "sweep", "width_of"]
 
@@ -95,7 +95,10 @@ def sweep(
     Raises:
       InputError: before any work, naming field, value and remedy.
     """
-    datasets = [data] if isinstance(data, Dataset) else list(data)
+    datasets = [data] if isinstance(data, Dataset | Trajectories) else list(data)
+    for dataset in datasets:
+        if not isinstance(dataset, Dataset):
+            raise InputError(f"data: {type(dataset).__name__}, not a Dataset. Make one with pack or load.")
     if isinstance(settings, str | Setting | Controller):
         settings = [settings]
     chosen = [_as_setting(setting) for setting in (CONTROLLERS.values() if settings is None else settings)]

@@ -51,6 +51,13 @@ def test_rules_that_cannot_be_kept(fields: dict[str, Any], said: str) -> None:
         autotts_jax.sweep(data, ["self_consistency:samples=2"], shuffles=1, rules=Rules(**fields))
 
 
+def test_trajectories_must_be_packed() -> None:
+    made = autotts_jax.synthetic_trajectories(questions=1, branches=2)
+    for data in (made, [made]):
+        with pytest.raises(InputError, match=r"data: Trajectories, not a Dataset\. Make one with pack"):
+            autotts_jax.sweep(data, ["self_consistency"])  # type: ignore[arg-type]
+
+
 def test_rules_that_can() -> None:
     for fields in ({}, {"budget": 0, "probe_cost": 4096}, {"budget": jnp.asarray(2**30), "cost": CostModel.PRICED}):
         check_rules(Rules(**fields))

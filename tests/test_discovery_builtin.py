@@ -75,7 +75,7 @@ def test_a_controller_keeps_the_contract() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("genome", [*SEEDS, *_sample(60)], ids=lambda genome: genome.name)
+@pytest.mark.parametrize("genome", [*SEEDS, *_sample(12)], ids=lambda genome: genome.name)
 def test_controllers_keep_the_contract(genome: Genome) -> None:
     assert not autotts_jax.check_controller(_controller(write(genome))).notes
 

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from autotts_discovery import ledger, loop, proof, requests
+from autotts_discovery import ledger, loop, observed, proof, requests
 from autotts_discovery.candidates import Refused
 from autotts_discovery.judge import Tuned, Verdict
 from autotts_discovery.ledger import Ledger
@@ -24,7 +24,9 @@ from autotts_jax import (
     CONTROLLERS,
     Dataset,
     InputError,
+    Question,
     Setting,
+    Trajectories,
     check_controller,
     pack,
     synthetic_trajectories,
@@ -170,7 +172,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     monkeypatch.setattr(loop.wall, "check", contract)
     monkeypatch.setattr(loop, "check_source", check)
     monkeypatch.setattr(loop, "with_ends", with_ends)
-    monkeypatch.setattr(loop, "make_bench", lambda *_, **__: None)
+    bench = SimpleNamespace(marks=[(1000.0, 0.5)], names=("confidence_momentum",))
+    monkeypatch.setattr(loop, "make_bench", lambda *_, **__: bench)
     monkeypatch.setattr(loop, "summarized", lambda bench, controller: f"{controller} was watched")
     monkeypatch.setattr(loop, "Judge", Judge)
     return made
@@ -484,6 +487,36 @@ def test_a_request_fits_its_budget_and_quotes_what_others_wrote() -> None:
     for characters in (5_000, 10_000, 20_000):
         assert len(requests.compose(**told, characters=characters)) <= characters
     assert "were left out" in requests.compose(**told, characters=10_000)
+
+
+def test_a_request_tells_of_the_envelope_and_of_the_published_best() -> None:
+    ahead = tried("a" * 32, lower=0.01).model_copy(update={"margins": (0.01, -0.002)})
+    told: dict[str, Any] = {"number": 1, "wanted": 2, "questions": 30, "marks": [(15_000, 0.5), (480_000, 0.657)]}
+    text = requests.compose(
+        **told, tried=[ahead], parents=[], observed="30 questions", summaries={"confidence_momentum": "2 wrong"}
+    )
+    assert "| tokens | 15k | 480k |\n|---|---|---|\n| envelope | 50.0 | 65.7 |\n| aaaaaaaa | +1.0 | -0.2 |" in text
+    assert text.index("30 questions\n") < text.index("| envelope") < text.index("2 wrong\n")
+    assert "| envelope |" in requests.compose(**told, tried=[], parents=[])
+
+
+def test_what_recorded_branches_look_like() -> None:
+    """Three branches: two right ones of 2 and 4 intervals, a wrong one of 6."""
+    branches = [(["a"], 20, "b"), (["b", "a", "b"], 40, "b"), (["b", "c", "c", "c", "c"], 60, "c")]
+    told = observed.describe(pack(Trajectories([Question.from_branches("", "b", 10, branches)])))
+    assert "1 questions, 3 branches each" in told
+    assert "10 tokens each" in told
+    assert "one branch is right in 67 %, the plurality of all branches in 100 %; no branch is right in 0 %" in told
+    assert "the wrong ones are 2.00 times as long" in told
+    assert "0–0.6: 100 % of 33 %; 1–1.25: 100 % of 33 %; 1.25–1.6: 0 % of 33 %" in told
+    # At half of their lengths they say a (of b), a (of b) and c (of c).
+    assert "at 50 %: 33 % (0 % unparsable)" in told
+    # The second branch repeats b only with its end; the third repeats c, and keeps it.
+    assert "2 in a row: 100 %" in told
+    # After four intervals one is left; it says c, which none of those that have finished does.
+    assert "is its branch's final one in no case, another in 100 %" in told
+    assert "first to finish is right: 1: 100 %" in told
+    assert "they are right: 2 (100 %): 100 %, 3 (0 %): no case" in told
 
 
 def test_parents_are_good_and_different() -> None:

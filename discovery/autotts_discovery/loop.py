@@ -349,7 +349,9 @@ class _Loop:
                 parents=parents,
                 complaints=[event.failure for event in ledger.of(Replied) if event.failure and settings.history],
                 summaries=self.summaries(parents) if settings.traces and self.proposer.reads else {},
-                observed=observed.describe(self.bench.data) if settings.traces and self.proposer.reads else "",
+                observed=observed.describe(tts.concatenate(self.datasets))
+                if settings.traces and self.proposer.reads
+                else "",
                 marks=self.bench.marks,
                 feature_names=self.features,
                 latency=settings.latency,

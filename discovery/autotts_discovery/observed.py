@@ -110,7 +110,7 @@ def _probes(questions: Sequence[_Question]) -> list[str]:
     for q in questions:
         run = np.ones(len(q.intervals), int)
         first = dict.fromkeys(_RUNS, np.zeros(len(q.intervals), bool))
-        for d in range(1, int(q.intervals.max()) - 1):
+        for d in range(1, int(q.intervals.max())):
             now = q.answers[:, d]
             run = np.where((now == q.answers[:, d - 1]) & (now >= 0), run + 1, 1)
             for least in _RUNS:  # each branch once: when its run first gets so long

@@ -40,6 +40,11 @@ class Failure(enum.IntEnum):
     OVERSPENT = 6  # the wrong answer stood firm for more than half of the tokens
     OUTVOTED = 7  # none of these
 
+    @property
+    def words(self) -> str:
+        """Its name, in words."""
+        return self.name.lower().replace("_", " ")
+
 
 class Watched(NamedTuple):
     """What a summary needs of each episode; every array is ``[Q, S]``."""

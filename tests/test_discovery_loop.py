@@ -172,9 +172,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     monkeypatch.setattr(loop.wall, "check", contract)
     monkeypatch.setattr(loop, "check_source", check)
     monkeypatch.setattr(loop, "with_ends", with_ends)
-    bench = SimpleNamespace(marks=[(1000.0, 0.5)], names=("confidence_momentum",))
+    bench = SimpleNamespace(marks=[(1000.0, 0.5)], names=("confidence_momentum",), known=lambda shuffles: {})
     monkeypatch.setattr(loop, "make_bench", lambda *_, **__: bench)
-    monkeypatch.setattr(loop, "summarized", lambda bench, controller: f"{controller} was watched")
+    monkeypatch.setattr(loop, "summarized", lambda bench, controller: (f"{controller} was watched", 4, {"outvoted": 1}))
     monkeypatch.setattr(loop, "Judge", Judge)
     return made
 
@@ -236,7 +236,7 @@ def test_a_run(calls: Calls, data: Dataset, tmp_path: Path) -> None:
     (child,) = (one for one in found.tried if one.name == "gamma_2")
     assert by_digest[child.parents[0]].name == "again_1_tuned"
     assert stands[-1].doing == "done"
-    assert stands[-1].refused == len([one for one in found.tried if one.refused])
+    assert sum(stands[-1].refused.values()) == len([one for one in found.tried if one.refused])
     text = (run / "best.py").read_text()
     assert text.startswith("# Found by autotts discover")
     assert text.endswith(found.best.source)

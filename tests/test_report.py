@@ -194,11 +194,11 @@ def test_single_questions_have_no_intervals() -> None:
 
 def test_effects_are_written_out() -> None:
     values = {None: "–", np.nan: "–", np.inf: "×∞", 0.0: "×0.00", 1.234: "×1.23"}
-    assert [tables._shown(value, "equal accuracy") for value in values] == [*values.values()]
-    assert tables._shown(-0.0512, "equal tokens") == "-5.1"
-    assert tables._number(np.inf) is None
-    assert tables._number(float("nan")) is None
-    assert tables._number(0.123456789) == 0.12346
+    assert [tables.effect(value, "equal accuracy") for value in values] == [*values.values()]
+    assert tables.effect(-0.0512, "equal tokens") == "-5.1"
+    assert tables.number(np.inf) is None
+    assert tables.number(float("nan")) is None
+    assert tables.number(0.123456789) == 0.12346
 
 
 # --- episodes --------------------------------------------------------------------------------------------------------

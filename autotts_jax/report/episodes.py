@@ -17,7 +17,7 @@ from autotts_jax.report.tables import beta, label
 __all__ = ["MODES", "Watched", "fitting", "watch"]
 
 #: The kinds of failure, in words.
-MODES = tuple(mode.name.lower().replace("_", " ") for mode in list(Failure)[1:])
+MODES = tuple(mode.words for mode in list(Failure)[1:])
 
 #: Characters of an answer, of a question, of a summary, of a part of the memory.
 _ANSWER, _QUESTION, _SUMMARY, _MEMORY = 60, 4000, 6000, 400

@@ -13,7 +13,7 @@ import numpy as np
 import autotts_jax as tts
 from autotts_jax.report.shell import SHAPES
 
-__all__ = ["label", "middle_rows", "tables"]
+__all__ = ["effect", "label", "middle_rows", "number", "tables"]
 
 #: Characters of a label.
 _LABEL = 80
@@ -40,7 +40,7 @@ def tables(results: tts.Results) -> dict[str, Any]:
         "colours": [look.color.replace("#000000", "currentColor") for look in tts.plots.styles(names).values()],
         "shapes": [SHAPES[look.marker] for look in tts.plots.styles(names).values()],
         "rows": rows,
-        "points": [{key: _number(value) for key, value in row.items() if key != "params"} for row in rows],
+        "points": [{key: number(value) for key, value in row.items() if key != "params"} for row in rows],
         "compared": _compared(results, names, several) if several and len(names) > 1 else [],
         "settings": [
             [label(name), [[i, beta(row)] for i, row in enumerate(results.rows) if row.label == name]]
@@ -128,13 +128,13 @@ def _compared(results: tts.Results, names: Sequence[str], several: Sequence[str]
             line["p_corrected"] = p
     for line in lines:
         line |= {name: label(line[name]) for name in ("dataset", "controller", "baseline")}
-        line |= {name: _shown(line[name], line["at"]) for name in ("effect", "low", "high")} | {
-            "sort": _number(line["effect"])
+        line |= {name: effect(line[name], line["at"]) for name in ("effect", "low", "high")} | {
+            "sort": number(line["effect"])
         }
     return lines
 
 
-def _shown(value: float | None, at: str) -> str:
+def effect(value: float | None, at: str) -> str:
     """A difference in points, or a ratio of tokens."""
     if value is None or np.isnan(value):
         return "–"
@@ -143,7 +143,7 @@ def _shown(value: float | None, at: str) -> str:
     return "×∞" if np.isinf(value) else f"×{value:.2f}"
 
 
-def _number(value: Any) -> Any:
+def number(value: Any) -> Any:
     """A value for JSON, to five digits; JSON has neither NaN nor infinities."""
     if not isinstance(value, float):
         return value

@@ -140,6 +140,12 @@ class Bench:
         tokens = np.exp(np.log(self.budgets).mean(axis=0))
         return tuple(zip(tokens[::_MARK].tolist(), known[::_MARK].tolist(), strict=True))
 
+    def known(self, shuffles: int) -> dict[str, dict[str, Any]]:
+        """The references' figures, as `judged` gives them, by name."""
+        stacked = self.references[shuffles]
+        each = (jax.tree.map(lambda values, place=place: values[place], stacked) for place in range(len(self.names)))
+        return {name: self.judged(means, shuffles) for name, means in zip(self.names, each, strict=True)}
+
     def _assessed(self, found: Means, shuffles: int) -> Assessment:
         args = (found, self.references[shuffles], self.start, self.budgets, self.member, self.clusters)
         said: Assessment = jax.device_get(assess(*args, terms=self.terms))
@@ -260,11 +266,7 @@ class Replayer:
         self.bench = bench
         self.store = jax.device_put(bench.data.store)
         self.betas = jnp.asarray(bench.betas, jnp.float32)
-        known = [
-            jax.tree.map(lambda values, place=place: values[place], bench.references[bench.looks])
-            for place in range(len(bench.names))
-        ]
-        self.floor = min(float(bench.judged(means, bench.looks)["gain"]) for means in known)
+        self.floor = min(float(figures["gain"]) for figures in bench.known(bench.looks).values())
 
     def verdict(self, artefact: Artefact, shuffles: int) -> Verdict:
         """Replays a candidate.

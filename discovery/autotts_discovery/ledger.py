@@ -7,6 +7,7 @@ A run is a directory::
     replies/0001.md       what it answered: the tape of the run
     candidates/<digest>.py
     best.py               the best candidate so far
+    report.html           all of it, to look at
 
 All that the loop knows is in the ledger. A run that was killed reads it, and goes on after the last whole line.
 """
@@ -17,6 +18,7 @@ import contextlib
 import dataclasses
 import datetime
 import hashlib
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -38,6 +40,7 @@ __all__ = [
     "Evaluated",
     "Event",
     "Fate",
+    "Known",
     "Ledger",
     "Proposed",
     "Proved",
@@ -46,9 +49,11 @@ __all__ = [
     "Settings",
     "Tuned",
     "VaultOpened",
+    "Watched",
     "digest_of",
     "stamp",
     "transferred",
+    "usage",
 ]
 
 _FILE = "ledger.jsonl"
@@ -120,6 +125,30 @@ class Begun(_Event, frozen=True):
     device: str
     wall: tuple[str, ...]
     trust: bool
+
+
+class Known(_Event, frozen=True):
+    """What candidates are measured against: the figures of a verdict for each hand-made controller, by name."""
+
+    event: Literal["known"] = "known"
+    verdicts: dict[str, dict[str, Any]]
+
+
+class Watched(_Event, frozen=True):
+    """Why episodes fail, as the proposer was told.
+
+    Attributes:
+      candidate: Its digest, or the name of a hand-made controller.
+      beta: At which β.
+      episodes: How many were watched.
+      failures: How many of them failed for each reason, by its name in words.
+    """
+
+    event: Literal["watched"] = "watched"
+    candidate: str
+    beta: float
+    episodes: int
+    failures: dict[str, int]
 
 
 class Asked(_Event, frozen=True):
@@ -238,11 +267,30 @@ class Ended(_Event, frozen=True):
 
 
 Event: TypeAlias = Annotated[
-    Begun | Asked | Replied | Proposed | Refusal | Evaluated | Tuned | Best | VaultOpened | Proved | Ended,
+    Begun
+    | Known
+    | Watched
+    | Asked
+    | Replied
+    | Proposed
+    | Refusal
+    | Evaluated
+    | Tuned
+    | Best
+    | VaultOpened
+    | Proved
+    | Ended,
     pydantic.Field(discriminator="event"),
 ]
 _Of = TypeVar("_Of", bound=_Event)
 _EVENT: pydantic.TypeAdapter[Event] = pydantic.TypeAdapter(Event)
+
+
+def usage(replied: Replied) -> dict[str, float]:
+    """What a reply has cost, in dollars or tokens of some kind, as far as its proposer says."""
+    told = getattr(replied, "usage", None) or {}
+    fields = told.model_dump() if isinstance(told, pydantic.BaseModel) else dict(told)
+    return {name: float(value) for name, value in fields.items() if type(value) in (int, float)}
 
 
 def transferred(figures: Mapping[str, Any]) -> float:
@@ -382,6 +430,12 @@ class Ledger:
     def elapsed(self) -> float:
         """Seconds that the run has taken, as of the last event."""
         return self.events[-1].elapsed if self.events else 0.0
+
+    @property
+    def dollars(self) -> float | None:
+        """What the replies have cost; None if none of them says."""
+        paid = [costs["dollars"] for event in self.of(Replied) if "dollars" in (costs := usage(event))]
+        return math.fsum(paid) if paid else None
 
     @property
     def best(self) -> Fate | None:

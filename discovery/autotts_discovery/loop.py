@@ -13,13 +13,15 @@ import importlib.util
 import itertools
 import math
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import autotts_jax as tts
-from autotts_discovery import observed, requests, wall
+from autotts_discovery import observed, report, requests, wall
 from autotts_discovery.candidates import Refused, check_source, with_ends
 from autotts_discovery.judge import Bench, Judge, Terms, Verdict, make_bench
 from autotts_discovery.ledger import (
@@ -29,12 +31,14 @@ from autotts_discovery.ledger import (
     Ended,
     Evaluated,
     Fate,
+    Known,
     Ledger,
     Proposed,
     Refusal,
     Replied,
     Settings,
     Tuned,
+    Watched,
     digest_of,
     stamp,
     transferred,
@@ -79,18 +83,22 @@ class Standing:
       round: The round, from 1.
       rounds: Of how many.
       candidates: So far.
-      refused: Of them.
+      refused: How many of them were refused, by stage.
       best: The best so far.
       minutes: That the run has taken.
+      limit: That it may take.
+      dollars: That the replies have cost; None if they do not say.
       doing: What it does now.
     """
 
     round: int
     rounds: int
     candidates: int
-    refused: int
+    refused: Mapping[str, int]
     best: Tried | None
     minutes: float
+    limit: float
+    dollars: float | None
     doing: str
 
 
@@ -133,6 +141,7 @@ def discover(
     reply_minutes: float = 10,
     watch: Callable[[Standing], None] | None = None,
     say: Callable[[str], None] | None = None,
+    stop: threading.Event | None = None,
 ) -> Found:
     """Searches for a controller that beats the hand-made ones.
 
@@ -155,6 +164,7 @@ def discover(
       reply_minutes: That a command may take for a reply.
       watch: Called with how the run stands, whenever that changes.
       say: Called with what whoever runs it should know or do; defaults to printing it to stderr.
+      stop: When it is set, the run ends in order after what is in flight.
 
     Returns:
       What was found.
@@ -176,8 +186,8 @@ def discover(
             raise InputError(f"{name} {value}: not above 0. Give a number above 0.")
     seed = check_seed(seed)
     directory = Path(out)
-    say = say or functools.partial(print, file=sys.stderr)
-    asking = _proposer(proposer, directory, rounds, 60 * reply_minutes, say)
+    say, stop = say or functools.partial(print, file=sys.stderr), stop or threading.Event()
+    asking = _proposer(proposer, directory, rounds, 60 * reply_minutes, say, stop)
     settings = Settings(
         proposer=proposer if isinstance(proposer, str) else asking.name,
         proposals=proposals,
@@ -217,12 +227,13 @@ def discover(
         ledger.append(session)
         for note in notes:
             say(note)
-        loop = _Loop(ledger, session, asking, datasets, rounds, minutes, watch or (lambda standing: None))
+        watch = watch or (lambda standing: None)
+        loop = _Loop(ledger, session, asking, datasets, rounds, minutes, watch, stop)
         return loop.run()
 
 
-class _TimeUp(Exception):  # noqa: N818, it is no error
-    """The run's minutes are over."""
+class _Over(Exception):  # noqa: N818, it is no error
+    """The run ends here; the message says why, in a word."""
 
 
 class _Loop:
@@ -237,10 +248,11 @@ class _Loop:
         rounds: int,
         minutes: float,
         watch: Callable[[Standing], None],
+        stop: threading.Event,
     ) -> None:
         self.ledger, self.settings, self.trust = ledger, session.settings, session.trust
         self.proposer, self.datasets = proposer, datasets
-        self.rounds, self.seconds, self.watch = rounds, 60 * minutes, watch
+        self.rounds, self.seconds, self.watch, self.stop = rounds, 60 * minutes, watch, stop
         self.before, self.started = session.elapsed, time.monotonic()
         self.round = 0
         self.artefacts: dict[str, Artefact] = {}
@@ -252,14 +264,17 @@ class _Loop:
         settings = self.settings
         terms = Terms(latency=settings.latency)
         self.bench = make_bench(self.datasets, betas=BETAS, shuffles=SHUFFLES, seed=settings.seed, terms=terms)
+        if not self.ledger.of(Known):
+            self.note(Known, verdicts=self.bench.known(SHUFFLES))
         reason = "rounds"
         with Judge(self.bench) as self.judge:
             try:
                 for number in range(1, self.rounds + 1):
                     self.one_round(number)
-            except _TimeUp:
-                reason = "minutes"
+            except _Over as over:
+                reason = str(over)
         self.note(Ended, reason=reason)
+        report.write(self.ledger)
         self.tell("done")
         best = self.best()
         file = self.ledger.directory / BEST if best else None
@@ -302,7 +317,7 @@ class _Loop:
             try:
                 answer = self.proposer.propose(request)
             except ReplyError as error:
-                self.check_time()  # one that came to nothing since the time was over is asked for again
+                self.check_time()  # one that came to nothing since the run was to end is asked for again
                 self.failed(number, one_line(error), time.monotonic() - began)
                 return []
             text = answer if isinstance(answer, str) else written(answer)
@@ -373,14 +388,19 @@ class _Loop:
     def summaries(self, parents: Sequence[Tried]) -> dict[str, str]:
         """What happened in episodes of the best parents, or of the published best. The judge has replayed the same
         ones: they end."""
-        found = {}
         if not parents:
-            self.tell(f"tracing {(seed := tts.CONTROLLERS[self.bench.names[0]]).name}")
-            found[seed.name] = summarized(self.bench, seed)
-        for parent in parents[:_TRACED]:
-            self.tell(f"tracing {parent.name}")
-            found[parent.digest] = summarized(self.bench, self.artefact(parent.digest).controller())
-        return found
+            seed = tts.CONTROLLERS[self.bench.names[0]]
+            return {seed.name: self.summary(seed.name, seed)}
+        return {
+            one.digest: self.summary(one.digest, self.artefact(one.digest).controller()) for one in parents[:_TRACED]
+        }
+
+    def summary(self, candidate: str, controller: tts.Controller) -> str:
+        self.tell(f"tracing {controller.name}")
+        text, episodes, failures = summarized(self.bench, controller)
+        if candidate not in {event.candidate for event in self.ledger.of(Watched)}:
+            self.note(Watched, candidate=candidate, beta=_TRACED_BETA, episodes=episodes, failures=failures)
+        return text
 
     # --- judging ---
 
@@ -406,6 +426,7 @@ class _Loop:
             except Refused as refused:
                 self.note(Refusal, place=place, stage=refused.stage, reason=requests.on_one_line(refused.reason, 500))
         self.crown()
+        report.write(self.ledger)
 
     def judged(self, place: str, fate: Fate) -> None:
         earlier = [other for name, other in self.ledger.fates.items() if name != place]
@@ -478,6 +499,7 @@ class _Loop:
             except InputError as error:  # a refusal among them
                 figures |= {"failure": one_line(error)}
             self.note(Tuned, place=place, candidate=candidate, figures=figures, seconds=time.monotonic() - began)
+            report.write(self.ledger)
         assert fate.tuned is not None
         if fate.tuned.candidate in ("", fate.proposed.candidate):
             return
@@ -513,22 +535,42 @@ class _Loop:
         return self.before + time.monotonic() - self.started
 
     def check_time(self) -> None:
+        if self.stop.is_set():
+            raise _Over("interrupted")
         if self.elapsed >= self.seconds:
-            raise _TimeUp
+            raise _Over("minutes")
 
     def note(self, event: type[Any], /, **fields: Any) -> None:
         self.ledger.append(event(**stamp(self.elapsed), **fields))
 
     def tell(self, doing: str) -> None:
         fates = self.ledger.fates.values()
-        refused = sum(fate.refusal is not None for fate in fates)
-        self.watch(Standing(self.round, self.rounds, len(fates), refused, self.best(), self.elapsed / 60, doing))
+        self.watch(
+            Standing(
+                round=self.round,
+                rounds=self.rounds,
+                candidates=len(fates),
+                refused=Counter(fate.refusal.stage for fate in fates if fate.refusal),
+                best=self.best(),
+                minutes=self.elapsed / 60,
+                limit=self.seconds / 60,
+                dollars=self.ledger.dollars,
+                doing=doing,
+            )
+        )
 
 
 # --- before a run ----------------------------------------------------------------------------------------------------
 
 
-def _proposer(given: str | Proposer, run: Path, rounds: int, seconds: float, say: Callable[[str], None]) -> Proposer:
+def _proposer(
+    given: str | Proposer,
+    run: Path,
+    rounds: int,
+    seconds: float,
+    say: Callable[[str], None],
+    stop: threading.Event,
+) -> Proposer:
     if not isinstance(given, str):
         return given
     kind, _, rest = given.partition(":")
@@ -538,7 +580,7 @@ def _proposer(given: str | Proposer, run: Path, rounds: int, seconds: float, say
 
             return Builtin()
         case "files" if not rest:
-            return Files(run, say)
+            return Files(run, say, stop)
         case "command" if rest:
             return Command(rest, run, seconds)
         case "tape" if rest:
@@ -595,11 +637,14 @@ def _seed(*what: object) -> int:
 # --- candidates ------------------------------------------------------------------------------------------------------
 
 
-def summarized(bench: Bench, controller: tts.Controller) -> str:
-    """What happened in the episodes of a quick look, at one β."""
+def summarized(bench: Bench, controller: tts.Controller) -> tuple[str, int, dict[str, int]]:
+    """What happened in the episodes of a quick look, at one β; how many there were, and why some of them failed."""
     (row,) = tts.rows_of(tts.Setting(controller), [_TRACED_BETA])
     watched = tts.failures.watch(bench.data, row, bench.orders[:, : bench.looks])
-    return tts.failures.summarize(bench.data, row, watched, characters=_SUMMARY)
+    text = tts.failures.summarize(bench.data, row, watched, characters=_SUMMARY)
+    modes = Counter(tts.failures.Failure(mode) for mode in watched.failure.ravel().tolist())
+    del modes[tts.failures.Failure.NONE]
+    return text, watched.failure.size, {mode.words: modes[mode] for mode in sorted(modes)}
 
 
 def _program(artefact: Artefact, *, schedule: bool = True) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,9 +26,9 @@ class Files:
     name = "files"
     reads = True
 
-    def __init__(self, run: Path, say: Callable[[str], None]) -> None:
-        """For a run's directory; `say` tells whoever is to reply."""
-        self._run, self._say = run, say
+    def __init__(self, run: Path, say: Callable[[str], None], stop: threading.Event) -> None:
+        """For a run's directory; `say` tells whoever is to reply, `stop` ends the waiting."""
+        self._run, self._say, self._stop = run, say, stop
 
     def propose(self, request: Request) -> str:
         """The text of the reply, as soon as the file is there and rests.
@@ -45,5 +46,6 @@ class Files:
             if now and now == before:
                 return now.decode("utf-8", "replace")
             before = now
-            time.sleep(_PAUSE)
+            if self._stop.wait(_PAUSE):
+                break
         raise ReplyError(f"no {reply} in time")

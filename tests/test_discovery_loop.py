@@ -7,6 +7,7 @@ import re
 import stat
 import sys
 import textwrap
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,6 +33,7 @@ from autotts_jax import (
     synthetic_trajectories,
     write_trajectories,
 )
+from autotts_jax.cli import discover as cli
 from autotts_jax.cli import main
 
 NAMES = ("alpha", "beta", "gamma", "delta", "epsilon")
@@ -174,7 +176,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     monkeypatch.setattr(loop, "with_ends", with_ends)
     bench = SimpleNamespace(marks=[(1000.0, 0.5)], names=("confidence_momentum",), known=lambda shuffles: {})
     monkeypatch.setattr(loop, "make_bench", lambda *_, **__: bench)
-    monkeypatch.setattr(loop, "summarized", lambda bench, controller: (f"{controller} was watched", 4, {"outvoted": 1}))
+    monkeypatch.setattr(
+        loop, "summarized", lambda bench, controller: (f"{controller} was watched", 4, {"outvoted": 1})
+    )
     monkeypatch.setattr(loop, "Judge", Judge)
     return made
 
@@ -241,6 +245,8 @@ def test_a_run(calls: Calls, data: Dataset, tmp_path: Path) -> None:
     assert text.startswith("# Found by autotts discover")
     assert text.endswith(found.best.source)
     assert sorted(path.name for path in (run / "replies").iterdir()) == ["0001.md", "0002.md", "0003.md"]
+    assert found.report == run / "report.html"
+    assert "all rounds are done" in found.report.read_text()
     assert "| gain, points |" in (run / "requests" / "0002.md").read_text()
     for one in found.tried:
         assert (run / "candidates" / f"{one.digest}.py").read_text() == one.source
@@ -313,6 +319,35 @@ def test_the_minutes_are_a_limit(calls: Calls, data: Dataset, tmp_path: Path, mo
     more = discover(data, out=tmp_path / "run", proposer=Scripted(), rounds=3, minutes=60, resume=True, say=quietly)
     assert more.reason == "rounds"
     assert len(calls.looks) == len(set(calls.looks))
+
+
+def test_it_ends_in_order_when_told_to(calls: Calls, data: Dataset, tmp_path: Path, monkeypatch: Any) -> None:
+    stop, run = threading.Event(), tmp_path / "run"
+
+    def told(self: Any, artefact: Any) -> Verdict:
+        stop.set()
+        return look(self, artefact)
+
+    look = loop.Judge.look
+    monkeypatch.setattr(loop.Judge, "look", told)
+    found = discover(data, out=run, proposer=Scripted(), rounds=3, say=quietly, stop=stop)
+    assert found.reason == "interrupted"
+    assert len(calls.looks) == 1  # it was in flight
+    assert events(run)[-1] == {"event": "ended", "reason": "interrupted"}
+    assert "it was interrupted" in found.report.read_text()
+    more = discover(data, out=run, proposer=Scripted(), rounds=3, resume=True, say=quietly)
+    assert more.reason == "rounds"
+    assert len(calls.looks) == len(set(calls.looks))
+
+
+def test_nobody_waits_for_a_file_then(calls: Calls, data: Dataset, tmp_path: Path) -> None:
+    stop, run = threading.Event(), tmp_path / "run"
+
+    def asked(text: str) -> None:
+        stop.set()
+
+    assert discover(data, out=run, proposer="files", say=asked, stop=stop).reason == "interrupted"
+    assert "replied" not in {line["event"] for line in events(run)}  # so it is asked for again
 
 
 @pytest.mark.parametrize("how", ["before", "torn", "after"])
@@ -729,6 +764,10 @@ def test_the_command(finished: Path, command_line: Run) -> None:
     assert "no such proposer" in err
     _, err = command_line("judge", finished, code=2)
     assert "--on" in err
+    (finished / "report.html").unlink()
+    out, _ = command_line("show", finished, "--html")
+    assert "report.html" in out
+    assert (finished / "report.html").is_file()
     _, err = command_line("show", "nowhere", code=2)
     assert "no run is there" in err
 
@@ -760,3 +799,26 @@ def test_a_missing_extra(command_line: Run, monkeypatch: Any) -> None:
     _, err = command_line("--out", "run", code=2)
     assert "pip install 'autotts-jax[discovery]'" in err
     assert err.count("\n") == 1
+
+
+def test_how_it_stands_is_shown() -> None:
+    best = Tried(digest="0123456789", round=2, source="", name="quorum", gain=0.0106, gain_se=0.0042)
+    standing = loop.Standing(
+        round=2,
+        rounds=5,
+        candidates=9,
+        refused={"syntax": 1, "duplicate": 3},
+        best=best,
+        minutes=3.25,
+        limit=15,
+        dollars=0.125,
+        doing="judging quorum",
+    )
+    assert cli._lines(standing).splitlines() == [
+        "judging quorum",
+        "round 2 of 5, 9 candidates, 3.2 of 15 minutes, $0.12",
+        "best: +1.06 ± 0.42 points, 01234567 quorum",
+        "4 refused: duplicate 3, syntax 1",
+    ]
+    bare = dataclasses.replace(standing, best=None, refused={}, dollars=None)
+    assert len(cli._lines(bare).splitlines()) == 2

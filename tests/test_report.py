@@ -4,12 +4,12 @@ import dataclasses
 import html
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import browser
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -329,12 +329,7 @@ def test_the_votes_of_pruned_finished_branches_do_not_count() -> None:
 
 #: Uses the page as a reader would, and writes down what it shows.
 USE = """
-const wait = (time) => new Promise((done) => setTimeout(done, time));
-const $ = (selector) => document.querySelector(selector);
-const $$ = (selector) => [...document.querySelectorAll(selector)];
-const said = {};
 while ($$("#charts svg").length < 2) await wait(50);
-said.width = [innerWidth, document.documentElement.scrollWidth];
 said.points = $$("#charts svg .mark-symbol path").length;
 const box = $("#methods input");
 box.click();
@@ -378,46 +373,13 @@ while ($("[data-go=play]").textContent === "Pause") await wait(100);
 said.played = $("#now").textContent;
 $$("#turns button")[0].click();
 said.turn = $("#turns [aria-current]").textContent;
-said.unnamed = $$("button, input, select, summary, [role=img]").filter(
-  (one) => !one.ariaLabel && !one.textContent.trim() && !one.labels?.length).length;
-said.ran = String(window.ran);
-parent.postMessage(JSON.stringify(said), "*");
 """
-
-#: A frame, since windows cannot be as narrow as a telephone.
-FRAME = """<iframe src="report.html" style="width: %dpx; height: 900px; border: 0"></iframe>
-<pre id="said"></pre><script>
-addEventListener("message", ({ data }) => (document.getElementById("said").textContent = data));
-</script>"""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1400, 390])
 def test_a_browser_uses_it(swept: Swept, tmp_path: Path, width: int) -> None:
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        pytest.skip("no browser: install Chromium")
-    page, _, _ = swept[2].rpartition("</body>")
-    used = f'{page}<script type="module">{USE}</script></body></html>'
-    (tmp_path / "report.html").write_text(used, encoding="utf-8")
-    file = tmp_path / "frame.html"
-    file.write_text(FRAME % width, encoding="utf-8")
-    quiet = "--no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update"
-    # Time passes as fast as the page can use it.
-    here = [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1500,1000", "--virtual-time-budget=60000"]
-    done = subprocess.run(
-        [chromium, "--headless", *quiet.split(), *here, "--enable-logging=stderr", "--dump-dom", file.as_uri()],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-    assert "CONSOLE" not in done.stderr
-    (text,) = re.findall(r'<pre id="said">(.*?)</pre>', done.stdout, flags=re.DOTALL)
-    said = json.loads(html.unescape(text))
-    assert said["ran"] == "undefined"
-    assert said["width"][0] == width
-    assert said["width"][1] <= width
+    said = browser.use(swept[2], USE, width, tmp_path)
     assert said["points"] == 2 * 2 * 4  # seen, and felt
     assert said["fewer"] == said["points"] / 2
     up, down = (list(map(float, said[which][1])) for which in ("up", "down"))
@@ -438,7 +400,6 @@ def test_a_browser_uses_it(swept: Swept, tmp_path: Path, width: int) -> None:
     assert said["playing"] == "Pause"
     assert said["played"] == said["last"]
     assert said["turn"].startswith("round 0: ")
-    assert said["unnamed"] == 0
 
 
 @pytest.mark.slow

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 from rich.console import Console
@@ -113,7 +114,7 @@ _PATIENCE = 0.7
 
 
 @contextlib.contextmanager
-def interruptible(farewell: str) -> Iterator[None]:
+def interruptible(farewell: str, warned: Callable[[], None] | None = None) -> Iterator[None]:
     """Ends the process on Ctrl-C, in order if Python gets to run within a second, and else at once.
 
     Python runs no signal handler while the main thread waits for a compiled program. But the signal is written to a
@@ -121,17 +122,27 @@ def interruptible(farewell: str) -> Iterator[None]:
 
     Args:
       farewell: What is said at the end: what was kept, and how to go on.
+      warned: Called at the first Ctrl-C, from any thread; then only the second one ends the process.
     """
     if threading.current_thread() is not threading.main_thread() or os.name != "posix":
         yield
         return
 
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        raise Interrupted
+    warnings = itertools.count(0 if warned else 1)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if next(warnings):
+            raise Interrupted
 
     def watch() -> None:
+        spared = warned
         while received := os.read(reading, 1):
-            if received == bytes([signal.SIGINT]) and not ended.wait(_PATIENCE):
+            if received != bytes([signal.SIGINT]):
+                continue
+            if spared:
+                spared()
+                spared = None
+            elif not ended.wait(_PATIENCE):
                 os.write(2, f"\n{farewell}\n".encode())
                 os._exit(130)
 

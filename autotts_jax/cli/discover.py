@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import importlib
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -81,9 +82,15 @@ def discover(
     """
     loop = _wing("loop")
     farewell = f"Interrupted: {out} keeps what was done. The same command with --resume goes on from there."
+    stop = threading.Event()
+
+    def end() -> None:
+        stop.set()
+        ERR.print("\nending after what is in flight; Ctrl-C again ends at once", soft_wrap=True)
+
     columns = (SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     hidden = ERR.quiet or not ERR.is_terminal
-    with interruptible(farewell), Progress(*columns, console=ERR, disable=hidden, transient=True) as shown:
+    with interruptible(farewell, end), Progress(*columns, console=ERR, disable=hidden, transient=True) as shown:
         task = shown.add_task("reading", total=None)
         found = loop.discover(
             opened(data),
@@ -102,10 +109,15 @@ def discover(
             trust=trust,
             resume=resume,
             reply_minutes=reply_minutes,
-            watch=lambda standing: shown.update(task, description=printable(_line(standing))),
+            watch=lambda standing: shown.update(task, description=printable(_lines(standing))),
             say=lambda text: ERR.print(f"note: {text}", soft_wrap=True),
+            stop=stop,
         )
     _candidates(found.tried)
+    wrote(found.report)
+    if found.reason == "interrupted":
+        ERR.print(farewell, soft_wrap=True)
+        raise typer.Exit(130)
     if found.reason == "minutes":
         ERR.print(f"note: {minutes:g} minutes are over. --resume with more --minutes goes on.", soft_wrap=True)
     if found.best is None:
@@ -151,10 +163,15 @@ def judge(
 
 
 @app.command()
-def show(run: Annotated[Path, typer.Argument(help="The run's directory.")]) -> None:
+def show(
+    run: Annotated[Path, typer.Argument(help="The run's directory.")],
+    html: Annotated[bool, typer.Option("--html", help="Write its report.html anew, too.")] = False,
+) -> None:
     """List what a run has tried, and what came of it."""
     ledger = _wing("ledger")
     found = ledger.Ledger(run)
+    if html:
+        wrote(_wing("report").write(found))
     _candidates(found.tried())
     for replied in found.of(ledger.Replied):
         if replied.failure:
@@ -177,13 +194,21 @@ def _wing(module: str) -> ModuleType:
         ) from None
 
 
-def _line(standing: Standing) -> str:
-    best = standing.best
-    gain = "" if best is None else f", best {_points(best.gain, best.gain_se)} points"
-    return (
-        f"round {standing.round} of {standing.rounds}, {standing.candidates} candidates, {standing.refused} refused"
-        f"{gain}: {standing.doing}"
-    )
+def _lines(standing: Standing) -> str:
+    """How a run stands: what it does, what it has, what was refused."""
+    best, refused = standing.best, sum(standing.refused.values())
+    parts = [
+        f"round {standing.round} of {standing.rounds}",
+        f"{standing.candidates} candidates",
+        f"{standing.minutes:.1f} of {standing.limit:g} minutes",
+    ]
+    lines = [standing.doing, ", ".join(parts + ([] if standing.dollars is None else [f"${standing.dollars:.2f}"]))]
+    if best is not None:
+        lines.append(f"best: {_points(best.gain, best.gain_se)} points, {best.digest[:8]} {best.name}")
+    if refused:
+        stages = sorted(standing.refused.items(), key=lambda item: -item[1])
+        lines.append(f"{refused} refused: {', '.join(f'{stage} {count}' for stage, count in stages)}")
+    return "\n".join(lines)
 
 
 def _candidates(tried: Sequence[Tried]) -> None:

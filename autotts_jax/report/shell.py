@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.resources
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +33,9 @@ SHAPES = {
 }
 
 _HERE = "autotts_jax.report"
+
+# Control characters but tab and line feed, and those that direct writing.
+_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def render(folder: str, variables: Mapping[str, Any]) -> str:
@@ -59,10 +63,17 @@ def vega() -> str:
 @functools.cache
 def _template(folder: str) -> jinja2.Template:
     loader = jinja2.ChoiceLoader([jinja2.PackageLoader(each, ".") for each in (folder, _HERE)])
-    made = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    made = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_visible)
     # For `tojson`, which escapes <, >, & and whatever is not ASCII. JavaScript would not read NaN or infinities.
     made.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return made.get_template("page.html")
+
+
+def _visible(value: object) -> object:
+    """A text with what would be invisible in it, such as characters that turn others around, written out."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return _INVISIBLE.sub(lambda found: found[0].encode("unicode_escape").decode(), value)
 
 
 def _file(folder: str, name: str) -> str:

@@ -110,6 +110,7 @@ class Found:
       directory: The run.
       best: Its best candidate; None if none was judged.
       file: The best candidate's file.
+      report: The page on the run.
       tried: All candidates, in order.
       reason: Why the run ended.
     """
@@ -117,6 +118,7 @@ class Found:
     directory: Path
     best: Tried | None
     file: Path | None
+    report: Path
     tried: tuple[Tried, ...]
     reason: str
 
@@ -274,11 +276,11 @@ class _Loop:
             except _Over as over:
                 reason = str(over)
         self.note(Ended, reason=reason)
-        report.write(self.ledger)
+        page = report.write(self.ledger)
         self.tell("done")
         best = self.best()
         file = self.ledger.directory / BEST if best else None
-        return Found(self.ledger.directory, best, file, tuple(self.ledger.tried()), reason)
+        return Found(self.ledger.directory, best, file, page, tuple(self.ledger.tried()), reason)
 
     def one_round(self, number: int) -> None:
         self.round = number

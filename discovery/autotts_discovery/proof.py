@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 import autotts_jax as tts
-from autotts_discovery import wall
+from autotts_discovery import report, wall
 from autotts_discovery.candidates import check_source
 from autotts_discovery.judge import Judge, Terms, Verdict, make_bench
 from autotts_discovery.ledger import Ledger, Proved, VaultOpened, stamp
@@ -80,4 +80,5 @@ def prove(run: str | Path, data: tts.Dataset | Sequence[tts.Dataset]) -> Proof:
                 **stamp(ledger.elapsed), candidate=candidate, verdict=verdict.model_dump(mode="json"), comparison=rows
             )
         )
+        report.write(ledger)
         return Proof(verdict, comparison, results, len(ledger.of(VaultOpened)))

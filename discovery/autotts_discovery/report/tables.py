@@ -16,6 +16,7 @@ from autotts_discovery.ledger import (
     Begun,
     Best,
     Ended,
+    Evaluated,
     Fate,
     Known,
     Ledger,
@@ -29,6 +30,7 @@ from autotts_discovery.ledger import (
 from autotts_jax.report.episodes import MODES
 from autotts_jax.report.shell import SHAPES
 from autotts_jax.report.tables import effect, label
+from autotts_jax.report.tables import number as finite
 
 __all__ = ["tables"]
 
@@ -80,7 +82,7 @@ class _Candidate:
 def tables(ledger: Ledger) -> dict[str, Any]:
     """The template's variables, by name."""
     candidates = _candidates(ledger)
-    best = ledger.best and next(one for one in candidates if one.fate is ledger.best)
+    best = next((one for one in candidates if one.fate is ledger.best), None)
     by_digest: dict[str, _Candidate] = {}
     for one in sorted(candidates, key=lambda one: one.kind == "refused"):  # of duplicates, the one that was judged
         by_digest.setdefault(one.fate.proposed.candidate, one)
@@ -167,9 +169,9 @@ def _candidates(ledger: Ledger) -> list[_Candidate]:
     before: collections.Counter[int] = collections.Counter()
     found = []
     for place, fate in ledger.fates.items():
-        number = fate.proposed.round
-        x = number - 0.35 + 0.7 * (before[number] + 0.5) / sizes[number]
-        before[number] += 1
+        place_in_round = (before[fate.proposed.round] + 0.5) / sizes[fate.proposed.round]
+        x = fate.proposed.round - 0.35 + 0.7 * place_in_round
+        before[fate.proposed.round] += 1
         evaluated, verdict = fate.full or fate.look, fate.full.verdict if fate.full else {}
         short = fate.proposed.candidate[:8]
         points = _points(verdict) if verdict else {}
@@ -226,10 +228,9 @@ def _trajectory(
 
     Candidates that are far below would flatten all others, so they are drawn at the lower edge.
     """
-    judged = [one for one in candidates if one.gain is not None]
-    points = [_point(one, one.gain, one.error, one.kind, one is best) for one in judged]
+    points = [_point(one, one.fate.full, one.kind) | {"best": one is best} for one in candidates if one.fate.full]
     proved = [
-        _point(one, *_points(event.verdict).values(), "held out", False)
+        _point(one, event, "held out")
         for event in ledger.of(Proved)
         if isinstance(one := _named(event.candidate, by_digest), _Candidate)
     ]
@@ -238,14 +239,9 @@ def _trajectory(
     for point in (*points, *proved):
         point["y"], point["low"] = max(point["gain"], edge), max(point["low"], edge)
         point["kind"] = "below" if point["gain"] < edge else point["kind"]
-    by_place = {one.place: one for one in judged}
-    steps = [
-        {key: point[key] for key in ("x", "y", "low", "high", "title")}
-        for event in ledger.of(Best)
-        if (one := by_place.get(event.place))
-        for point in points
-        if point["place"] == one.place
-    ]
+    by_place = {point["place"]: point for point in points}
+    crowned = [by_place[event.place] for event in ledger.of(Best)]
+    steps = [{key: point[key] for key in ("x", "y", "low", "high")} for point in crowned]
     if steps:
         steps.append(steps[-1] | {"x": max(one.x for one in candidates) + 0.15})
     return {
@@ -256,12 +252,11 @@ def _trajectory(
     }
 
 
-def _point(one: _Candidate, gain: float | None, error: float | None, kind: str, best: bool) -> dict[str, Any]:
-    assert gain is not None
-    assert error is not None
+def _point(one: _Candidate, judged: Evaluated | Proved, kind: str) -> dict[str, Any]:
+    gain, error = _points(judged.verdict).values()
     figures = {"gain": gain, "error": error, "low": gain - error, "high": gain + error}
-    about = {"x": one.x, "round": one.fate.proposed.round, "place": one.place, "title": one.title}
-    return about | {name: round(value, 4) for name, value in figures.items()} | {"kind": kind, "best": best}
+    about = {"x": one.x, "round": one.fate.proposed.round, "place": one.place, "title": one.title, "kind": kind}
+    return about | {name: round(value, 4) for name, value in figures.items()}
 
 
 def _frontier(
@@ -322,8 +317,8 @@ def _curve(one: _Candidate) -> dict[str, Any]:
 
 def _descent(
     candidates: Sequence[_Candidate], by_digest: dict[str, _Candidate]
-) -> Iterator[tuple[int, _Candidate, _Candidate | None, list[_Candidate]]]:
-    """The candidates as a tree, each below its first parent: depth, candidate, that parent, and its other parents.
+) -> Iterator[tuple[int, _Candidate, list[_Candidate]]]:
+    """The candidates as a tree, each below its first parent: depth, candidate, parents.
 
     A candidate's parents were proposed before it; whatever a ledger says, this ends.
     """
@@ -337,8 +332,7 @@ def _descent(
     ahead = [(0, one) for one in reversed(children.get("", []))]
     while ahead:
         depth, one = ahead.pop()
-        first, *others = [*parents[one.place], None]
-        yield depth, one, first, [other for other in others if other]
+        yield depth, one, parents[one.place]
         ahead += [(depth + 1, child) for child in reversed(children.get(one.place, []))]
 
 
@@ -398,7 +392,7 @@ def _proof(event: Proved, by_digest: dict[str, _Candidate]) -> dict[str, Any]:
         rows.append(
             {"dataset": label(row["dataset"]), "against": label(row["baseline"]), "at": row["at"]}
             | shown
-            | {"sort": values["effect"], "p": values["p_corrected"]}
+            | {"sort": finite(values["effect"]), "p": finite(values["p_corrected"])}
         )
     return {"one": _named(event.candidate, by_digest), "at": event.at, "rows": rows, **_points(event.verdict)}
 

@@ -158,6 +158,36 @@ def test_ctrl_c_ends_a_sweep_at_once(tmp_path: Path, wait: float) -> None:
     assert said.rstrip().endswith("chunks are kept in kept. The same command goes on from there.")
 
 
+@pytest.mark.slow
+def test_ctrl_c_ends_a_search_in_order(tmp_path: Path) -> None:
+    """What is in flight is finished, though the terminal interrupts every process of the command."""
+    autotts_jax.write_trajectories(autotts_jax.synthetic_trajectories(questions=3, branches=8), tmp_path / "data.json")
+    line = ["discover", "data.json", "--out", "found", "--no-tuning", "--proposals", "30", "--trust"]
+    process = subprocess.Popen(
+        [AUTOTTS, *line],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    ledger = tmp_path / "found" / "ledger.jsonl"
+    while not (ledger.exists() and '"event":"evaluated"' in ledger.read_text()):
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    out, said = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert "ending after what is in flight" in said
+    assert said.rstrip().endswith("The same command with --resume goes on from there.")
+    assert "report.html" in out
+    *events, last = map(json.loads, ledger.read_text().splitlines())
+    assert (last["event"], last["reason"]) == ("ended", "interrupted")
+    assert {event["stage"] for event in events if event["event"] == "refused"} <= {"duplicate", "judge"}
+    assert "it was interrupted" in (tmp_path / "found" / "report.html").read_text()
+
+
 def test_quiet(shell: Shell, tmp_path: Path) -> None:
     done = shell(f"{SWEEP} --quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -392,13 +392,14 @@ class _Loop:
         ones: they end."""
         if not parents:
             seed = tts.CONTROLLERS[self.bench.names[0]]
-            return {seed.name: self.summary(seed.name, seed)}
+            return {seed.name: self.summary(seed.name, seed.name, seed)}
         return {
-            one.digest: self.summary(one.digest, self.artefact(one.digest).controller()) for one in parents[:_TRACED]
+            one.digest: self.summary(one.digest, one.name, self.artefact(one.digest).controller())
+            for one in parents[:_TRACED]
         }
 
-    def summary(self, candidate: str, controller: tts.Controller) -> str:
-        self.tell(f"tracing {controller.name}")
+    def summary(self, candidate: str, name: str, controller: tts.Controller) -> str:
+        self.tell(f"tracing {name}")
         text, episodes, failures = summarized(self.bench, controller)
         if candidate not in {event.candidate for event in self.ledger.of(Watched)}:
             self.note(Watched, candidate=candidate, beta=_TRACED_BETA, episodes=episodes, failures=failures)

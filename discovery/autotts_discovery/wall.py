@@ -199,6 +199,7 @@ class _Worker:
             stderr=subprocess.DEVNULL,
             cwd=Path(file).anchor,
             env=_environment(self._without),
+            start_new_session=True,  # Ctrl-C is not meant for it
         )
         path, readable = _places()
         why = "it was ended"

@@ -264,7 +264,7 @@ def test_what_is_far_below_does_not_flatten_the_others(run: Ledger) -> None:
     drawn = tables.tables(run)["drawn"]["trajectory"]
     (far,) = (point for point in drawn["points"] if point["kind"] == "below")
     assert far["gain"] == pytest.approx(-40)
-    assert far["y"] == far["low"] == pytest.approx(-2 * 3.4)
+    assert far["y"] == far["low"] == far["high"] == pytest.approx(-2 * 3.4)
     assert [step["y"] for step in drawn["steps"]] == pytest.approx([1, 3, 3])
     assert [(point["kind"], point["gain"]) for point in drawn["proved"]] == [("held out", pytest.approx(0.8))]
 

@@ -237,7 +237,7 @@ def _trajectory(
     top = max((point["high"] for point in (*points, *proved)), default=1)
     edge = -max(2 * abs(top), 1)
     for point in (*points, *proved):
-        point["y"], point["low"] = max(point["gain"], edge), max(point["low"], edge)
+        point.update({to: max(point[name], edge) for name, to in (("gain", "y"), ("low", "low"), ("high", "high"))})
         point["kind"] = "below" if point["gain"] < edge else point["kind"]
     by_place = {point["place"]: point for point in points}
     crowned = [by_place[event.place] for event in ledger.of(Best)]

@@ -175,6 +175,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     monkeypatch.setattr(loop.wall, "check", contract)
     monkeypatch.setattr(loop, "check_source", check)
     monkeypatch.setattr(loop, "with_ends", with_ends)
+
     def corrected(run: Ledger) -> evidence.Correction:
         judged = [fate for fate in run.fates.values() if fate.full]
         gains = dict.fromkeys(("seen", "cross_fitted", "gain", "low", "high"), 0.01)

@@ -45,9 +45,6 @@ __all__ = [
     "told",
 ]
 
-#: Samples that are worked on at a time.
-_BATCH = 8
-
 #: Questions that a proposer is told of.
 _TOLD = 6
 
@@ -135,7 +132,7 @@ def corrected(run: str | Path | Ledger, *, resamples: int = 500, level: float = 
         credits.append(np.inf if figures is None else transferred(figures))
         errors.append(full.verdict["gain_se"])
     # One program for so many candidates or fewer; what fills up the places is never chosen.
-    fill = (0, 2 ** max(3, (len(places) - 1).bit_length()) - len(places))
+    fill = (0, 2 ** max(5, (len(places) - 1).bit_length()) - len(places))
     draws = choose_again(
         jax.tree.map(lambda values: np.pad(values, [fill, (0, 0), (0, 0)], mode="edge"), found),
         np.pad(np.array(errors, np.float32), fill, constant_values=np.inf),
@@ -213,19 +210,18 @@ def choose_again(
         score = jax.vmap(lambda one: fitness(means_of(one, some), bar, terms))(found)
         return credited(score.gain), credited(score.gain - score.penalty - errors)
 
-    def sample(key: Key[Array, ""]) -> tuple[Array, Array, Array, Array]:
-        drawn = jax.random.randint(key, (count,), 0, count, jnp.int32)
-        times = jnp.zeros(count, jnp.float32).at[drawn].add(jnp.float32(1))
-        within, lower = gains(times)
+    def one(times: Float32[Array, " C"]) -> tuple[Array, Array, Array, Array]:
         left = (times == 0).astype(jnp.float32)
-        outside, _ = gains(left)
+        (within, outside), (lower, _) = jax.vmap(gains)(jnp.stack([times, left]))
         return within, outside, jnp.argmax(lower).astype(jnp.int32), jnp.any(left > 0)
 
     count = len(clusters)
-    observed, _ = gains(jnp.ones(count, jnp.float32))
-    keys = jax.random.split(key, resamples)
-    within, outside, chosen, usable = jax.lax.map(sample, keys, batch_size=min(_BATCH, resamples))
-    return Draws(observed, within, outside, chosen, usable)
+    drawn = jax.random.randint(key, (resamples, count), 0, count, jnp.int32)
+    times = jax.vmap(lambda each: jnp.zeros(count, jnp.float32).at[each].add(jnp.float32(1)))(drawn)
+    # The first one is all questions, once each.
+    every = jnp.concatenate([jnp.ones((1, count), jnp.float32), times])
+    within, outside, chosen, usable = jax.lax.map(one, every)
+    return Draws(within[0], within[1:], outside[1:], chosen[1:], usable[1:])
 
 
 def correction(draws: Draws, best: int, clusters: int, level: float) -> tuple[float, float, float]:
@@ -243,7 +239,8 @@ def correction(draws: Draws, best: int, clusters: int, level: float) -> tuple[fl
 
 def sentence(found: Correction) -> str:
     """A correction in words."""
-    cross_fitted = f", cross-fitted {100 * found.cross_fitted:+.2f}" if found.cross_fitted != found.seen else ""
+    fitted = found.seen - found.cross_fitted > 1e-6  # more than rounding
+    cross_fitted = f", cross-fitted {100 * found.cross_fitted:+.2f}" if fitted else ""
     return (
         f"Seen {100 * found.seen:+.2f} points{cross_fitted}, corrected for choosing the best of {found.candidates} "
         f"{100 * found.gain:+.2f} ({100 * found.level:g} %: {100 * found.low:+.2f} … {100 * found.high:+.2f})."

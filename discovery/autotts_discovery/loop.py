@@ -16,16 +16,19 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import autotts_jax as tts
-from autotts_discovery import observed, requests, wall
+from autotts_discovery import evaluations, evidence, observed, requests, strategies, wall
 from autotts_discovery.candidates import Refused, check_source, with_ends
+from autotts_discovery.fitness import Means
 from autotts_discovery.judge import Bench, Judge, Terms, Verdict, make_bench
 from autotts_discovery.ledger import (
     Asked,
     Begun,
+    Benched,
     Best,
+    Corrected,
     Ended,
     Evaluated,
     Fate,
@@ -128,6 +131,7 @@ def discover(
     tuning_seconds: float = 20,
     latency: float | None = None,
     seed: int = 0,
+    strategy: str = "lineage",
     trust: bool = False,
     resume: bool = False,
     reply_minutes: float = 10,
@@ -150,6 +154,7 @@ def discover(
       tuning_seconds: For each of them, compilation included. Four models on 30 questions are worth 60.
       latency: Cap on sequential tokens, as a multiple of CMC's; None for no cap.
       seed: Of all that is drawn.
+      strategy: Which candidates the proposer builds on: see `strategies`.
       trust: Run candidates where there is no wall.
       resume: Go on with the run in `out`. All but `rounds`, `minutes` and `reply_minutes` must be as they were.
       reply_minutes: That a command may take for a reply.
@@ -187,6 +192,7 @@ def discover(
         tuning_seconds=tuning_seconds,
         latency=latency,
         seed=seed,
+        strategy=strategies.check_strategy(strategy),
     )
     layers = wall.layers()
     if not layers and not trust:
@@ -252,6 +258,10 @@ class _Loop:
         settings = self.settings
         terms = Terms(latency=settings.latency)
         self.bench = make_bench(self.datasets, betas=BETAS, shuffles=SHUFFLES, seed=settings.seed, terms=terms)
+        run, references = self.ledger.directory, evaluations.References.of(self.bench)
+        evaluations.sweep_up(run)
+        if not self.ledger.of(Benched):
+            self.note(Benched, names=references.names, means=evaluations.keep_references(run, references))
         reason = "rounds"
         with Judge(self.bench) as self.judge:
             try:
@@ -259,6 +269,7 @@ class _Loop:
                     self.one_round(number)
             except _TimeUp:
                 reason = "minutes"
+        self.correct()
         self.note(Ended, reason=reason)
         self.tell("done")
         best = self.best()
@@ -274,6 +285,8 @@ class _Loop:
             judged = [place for place in places if self.ledger.fates[place].full]
             for place in sorted(judged, key=self.ledger.lower, reverse=True)[:_TUNED]:
                 self.tune(place)
+        if number == max((fate.proposed.round for fate in self.ledger.fates.values()), default=0):
+            self.correct()
 
     # --- asking ---
 
@@ -336,7 +349,8 @@ class _Loop:
     def request(self, number: int) -> Request:
         settings, ledger = self.settings, self.ledger
         tried = ledger.tried() if settings.history else []
-        parents = requests.parents_among(tried)
+        strategy = strategies.check_strategy(settings.strategy)
+        parents = strategies.parents_among(tried, strategy=strategy, round=self.round)
         name = f"{number:04d}.md"
         asked = {event.number: event.digest for event in ledger.of(Asked)}
         text = ledger.kept("requests", name)
@@ -379,8 +393,15 @@ class _Loop:
             found[seed.name] = summarized(self.bench, seed)
         for parent in parents[:_TRACED]:
             self.tell(f"tracing {parent.name}")
-            found[parent.digest] = summarized(self.bench, self.artefact(parent.digest).controller())
+            means = self.means(parent.digest)
+            found[parent.digest] = summarized(self.bench, self.artefact(parent.digest).controller(), means)
         return found
+
+    def means(self, candidate: str) -> Means | None:
+        """A judged candidate's means by question; None if it was judged before they were kept."""
+        full = next(f.full for f in self.ledger.fates.values() if f.full and f.proposed.candidate == candidate)
+        references = evaluations.References.of(self.bench)
+        return evaluations.kept_means(self.ledger.directory, full.means, references) if full.means else None
 
     # --- judging ---
 
@@ -421,7 +442,7 @@ class _Loop:
         if fate.look is None:
             self.check_time()
             self.tell(f"looking at {name}")
-            self.evaluated(place, "look", artefact, self.judge.look)
+            self.evaluated(place, "look", artefact)
         look = _verdict(fate.look)
         for other in earlier:
             if other.look is not None and _verdict(other.look).signature == look.signature:
@@ -435,11 +456,15 @@ class _Loop:
             self.checked.add(decisions)
         self.check_time()
         self.tell(f"judging {name}")
-        self.evaluated(place, "full", artefact, self.judge.judge)
+        self.evaluated(place, "full", artefact)
 
-    def evaluated(self, place: str, kind: str, artefact: Artefact, call: Callable[[Artefact], Verdict]) -> None:
-        began = time.monotonic()
-        verdict = call(artefact)
+    def evaluated(self, place: str, kind: Literal["look", "full"], artefact: Artefact) -> None:
+        began, kept = time.monotonic(), ""
+        if kind == "look":
+            verdict = self.judge.look(artefact)
+        else:
+            verdict, means = self.judge.evaluate(artefact)
+            kept = evaluations.keep_means(self.ledger.directory, means)
         self.note(
             Evaluated,
             place=place,
@@ -448,6 +473,7 @@ class _Loop:
             program=_program(artefact),
             verdict=verdict.model_dump(mode="json"),
             seconds=time.monotonic() - began,
+            means=kept,
         )
 
     def artefact(self, candidate: str) -> Artefact:
@@ -499,6 +525,21 @@ class _Loop:
             self.note(Best, place=place, candidate=candidate, lower=self.ledger.lower(place))
         source = self.ledger.kept("candidates", f"{candidate}.py") or ""
         self.ledger.keep(".", BEST, _header(self.ledger, best) + source)
+
+    def correct(self) -> None:
+        """Notes what the best candidate gains once the choice is allowed for, unless that is known."""
+        judged = [fate.full for fate in self.ledger.fates.values() if fate.full]
+        known = self.ledger.of(Corrected)
+        if (
+            not judged
+            or len(self.bench.clusters) < 2  # nothing to resample
+            or not all(full.means for full in judged)  # from before they were kept
+            or (known and known[-1].figures["candidates"] == len(judged))
+        ):
+            return
+        self.tell("correcting for the choice")
+        self.note(Corrected, figures=evidence.corrected(self.ledger).model_dump(mode="json"))
+        self.crown()
 
     def best(self) -> Tried | None:
         best = self.ledger.best
@@ -595,11 +636,17 @@ def _seed(*what: object) -> int:
 # --- candidates ------------------------------------------------------------------------------------------------------
 
 
-def summarized(bench: Bench, controller: tts.Controller) -> str:
-    """What happened in the episodes of a quick look, at one β."""
+def summarized(bench: Bench, controller: tts.Controller, means: Means | None = None) -> str:
+    """Where a candidate loses against the references, and what happened in the episodes of a quick look, at one β."""
     (row,) = tts.rows_of(tts.Setting(controller), [_TRACED_BETA])
     watched = tts.failures.watch(bench.data, row, bench.orders[:, : bench.looks])
-    return tts.failures.summarize(bench.data, row, watched, characters=_SUMMARY)
+    against: str
+    first: list[int]
+    against, first = "", []
+    if means is not None:
+        found = evidence.losses(means, evaluations.References.of(bench))
+        against, first = evidence.told(found, watched, _TRACED_BETA)
+    return against + tts.failures.summarize(bench.data, row, watched, characters=_SUMMARY, first=first)
 
 
 def _program(artefact: Artefact, *, schedule: bool = True) -> str:
@@ -628,7 +675,7 @@ def _header(ledger: Ledger, fate: Fate) -> str:
     verdict, begun = _verdict(fate.full), ledger.begun
     labels = ", ".join(dataset.label for dataset in begun.datasets)
     judged = sum(other.full is not None for other in ledger.fates.values())
-    figures = ledger.tuning_of(fate.proposed.place)
+    figures, corrections = ledger.tuning_of(fate.proposed.place), ledger.of(Corrected)
     lines = [
         f"Found by autotts discover: candidate {fate.proposed.candidate}, "
         f"proposer {begun.settings.proposer}, seed {begun.settings.seed}.",
@@ -638,6 +685,8 @@ def _header(ledger: Ledger, fate: Fate) -> str:
     if figures:
         gained = 100 * transferred(figures)
         lines.append(f"Tuned; when it was tuned on half of the questions, that gained {gained:+.2f} on the others.")
+    if corrections and (known := corrections[-1].figures)["candidate"] == fate.proposed.candidate:
+        lines.append(evidence.sentence(evidence.Correction.model_validate(known)))
     lines += [
         f"The best of {judged} judged on these data, so luck is in it; autotts discover judge tests it on others.",
         f"Idea: {fate.proposed.idea}",

@@ -274,10 +274,12 @@ def count_failures(watched: Watched) -> dict[Failure, tuple[int, tuple[int, int]
     return dict(sorted(found.items(), key=lambda item: -item[1][0]))
 
 
-def summarize(dataset: Dataset, row: Row, watched: Watched, *, characters: int = 4000) -> str:
+def summarize(
+    dataset: Dataset, row: Row, watched: Watched, *, characters: int = 4000, first: Sequence[int] = ()
+) -> str:
     """A text of at most `characters` characters on what happened, the most telling first.
 
-    First all episodes together and their failures, then the questions, those most often wrong first.
+    First all episodes together and their failures, then the questions: those in `first`, then those most often wrong.
     """
     outcome = watched.outcome
     Q, S = outcome.correct.shape
@@ -297,7 +299,8 @@ def summarize(dataset: Dataset, row: Row, watched: Watched, *, characters: int =
         if place
     ]
     lines.append("by question:")
-    for q in sorted(range(Q), key=lambda q: (outcome.correct[q].mean(), -outcome.tokens[q].mean())):
+    worst = sorted(range(Q), key=lambda q: (outcome.correct[q].mean(), -outcome.tokens[q].mean()))
+    for q in dict.fromkeys([*first, *worst]):
         lines.append("  " + _question(dataset, watched, q))
     text = ""
     for number, line in enumerate(lines):

@@ -415,7 +415,9 @@ def test_an_interrupt_leaves_no_answer_behind(silent: Judge, monkeypatch: pytest
     ],
 )
 def test_answers_are_parsed_with_care(silent: Judge, monkeypatch: pytest.MonkeyPatch, said: Any) -> None:
-    monkeypatch.setattr(judges, "_converse", lambda *args: args[-1].put(said))
+    monkeypatch.setattr(
+        judges, "_converse", lambda *args: args[-1].put((said, b"") if isinstance(said, bytes) else said)
+    )
     with pytest.raises(Refused) as refused:
         silent.judge(artefact())
     assert refused.value.stage == "output"

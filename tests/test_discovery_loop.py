@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from autotts_discovery import ledger, loop, observed, proof, requests
+from autotts_discovery import evidence, ledger, loop, observed, proof, requests, strategies
 from autotts_discovery.candidates import Refused
 from autotts_discovery.judge import Tuned, Verdict
 from autotts_discovery.ledger import Ledger
@@ -92,7 +92,7 @@ class Calls:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """Replaces wall and judge."""
+    """Replaces wall and judge, and what is kept of the evaluations: see `test_discovery_evidence.py` for that."""
     made = Calls()
 
     def check(text: str) -> None:
@@ -150,6 +150,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
             made.judged.append(artefact.described.name)
             return verdict(artefact, 4)
 
+        def evaluate(self, artefact: Any) -> tuple[Verdict, Any]:
+            return self.judge(artefact), None
+
         def tune(self, artefact: Any, seconds: float, seed: int) -> Tuned:
             made.tuned.append(artefact.described.name)
             gain = artefact.described.told["gain"] + 0.005
@@ -174,11 +177,26 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     monkeypatch.setattr(loop.wall, "check", contract)
     monkeypatch.setattr(loop, "check_source", check)
     monkeypatch.setattr(loop, "with_ends", with_ends)
-    bench = SimpleNamespace(marks=[(1000.0, 0.5)], names=("confidence_momentum",), known=lambda shuffles: {})
+
+    def corrected(run: Ledger) -> evidence.Correction:
+        judged = [fate for fate in run.fates.values() if fate.full]
+        gains = dict.fromkeys(("seen", "cross_fitted", "gain", "low", "high"), 0.01)
+        return evidence.Correction(
+            candidate=run.best.proposed.candidate, candidates=len(judged), level=0.95, resamples=500, **gains
+        )
+
+    kept = {
+        "sweep_up": lambda run: None,
+        "keep_means": lambda run, means: "0" * 32,
+        "kept_means": lambda run, digest, references: None,
+        "keep_references": lambda run, references: "0" * 32,
+        "References": SimpleNamespace(of=lambda bench: SimpleNamespace(names=("known",))),
+    }
+    monkeypatch.setattr(loop, "evaluations", SimpleNamespace(**kept))
+    monkeypatch.setattr(loop.evidence, "corrected", corrected)
+    bench = SimpleNamespace(marks=[(1000.0, 0.5)], names=("confidence_momentum",), clusters=(0, 1), known=lambda: {})
     monkeypatch.setattr(loop, "make_bench", lambda *_, **__: bench)
-    monkeypatch.setattr(
-        loop, "summarized", lambda bench, controller: (f"{controller} was watched", 4, {"outvoted": 1})
-    )
+    monkeypatch.setattr(loop, "summarized", lambda bench, one, means=None: (f"{one} was watched", 4, {}))
     monkeypatch.setattr(loop, "Judge", Judge)
     return made
 
@@ -562,8 +580,8 @@ def test_parents_are_good_and_different() -> None:
         tried("b1", lower=0.01),
         tried("c1", refused="syntax"),
     ]
-    assert [one.digest for one in requests.parents_among(pool)] == ["a2", "b1", "a3"]
-    assert [one.digest for one in requests.parents_among(pool, 1)] == ["a2"]
+    assert [one.digest for one in strategies.parents_among(pool)] == ["a2", "b1", "a3"]
+    assert [one.digest for one in strategies.parents_among(pool, 1)] == ["a2"]
 
 
 # --- what is refused before any work ---------------------------------------------------------------------------------

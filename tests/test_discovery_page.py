@@ -119,6 +119,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
     made.note(ledger.Tuned, place="0003.1", candidate="", figures={"failure": HOSTILE[2]}, seconds=1.0)
     best = made.ledger.best
     assert best is not None
+    corrected = {"seen": 0.03, "cross_fitted": 0.015, "gain": 0.011, "low": -0.002, "high": 0.02}
+    about = {"candidate": best.proposed.candidate, "candidates": 4, "level": 0.95, "resamples": 500}
+    made.note(ledger.Corrected, figures={**about, **corrected})
     made.note(ledger.VaultOpened, candidate=best.proposed.candidate, datasets=(DATA,))
     row = {"dataset": HOSTILE[1], "controller": "found", "baseline": "confidence_momentum", "p": 0.01}
     rows = (
@@ -186,6 +189,7 @@ def test_it_says_what_is_best(run: Ledger, page: str) -> None:
     assert "Ended: all rounds are done" in said
     assert "opened once" in said
     assert "+0.80 ± 0.40 points there" in said
+    assert "corrected for choosing the best of 4 +1.10 (95 %: -0.20 … +2.00)" in text_of(page)
 
 
 def test_refusals_costs_failures_and_the_vault(page: str) -> None:

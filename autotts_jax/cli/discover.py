@@ -31,7 +31,7 @@ EXAMPLES = (
     "autotts discover Qwen3-8B/aime24.json --hold-out Qwen3-8B/aime25.json --minutes 60 --out found",
     'autotts discover --proposer "command:my-agent --quiet" --latency 1 --out found',
     "autotts discover show found",
-    "autotts discover judge found --on other.json",
+    "autotts discover judge found --on other.json --against mine.py:CONTROLLER",
 )
 
 #: Characters of a name that is shown; twice as many of a reason.
@@ -70,6 +70,9 @@ def discover(
         float | None, typer.Option(help="Cap on sequential tokens, as a multiple of CMC's; defaults to none.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of all that is drawn.")] = 0,
+    strategy: Annotated[
+        str, typer.Option(help="Whom to build on: lineage, the best of all lines; or archive, a front and niches.")
+    ] = "lineage",
     trust: Annotated[bool, typer.Option("--trust", help="Run candidates even where there is no wall.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     reply_minutes: Annotated[float, typer.Option(help="That a command may take for a reply.")] = 10,
@@ -106,6 +109,7 @@ def discover(
             tuning_seconds=tuning_seconds,
             latency=latency,
             seed=seed,
+            strategy=strategy,
             trust=trust,
             resume=resume,
             reply_minutes=reply_minutes,
@@ -132,6 +136,10 @@ def judge(
     on: Annotated[
         list[Path] | None, typer.Option(help="Held-out data; repeatable. Defaults to what --hold-out named.")
     ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(help="A rival to compare with, [LABEL=]FILE.py:ATTRIBUTE or a name[:key=value,…]; repeatable."),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Judge a run's best controller on data that the search has not seen.
@@ -143,8 +151,9 @@ def judge(
     paths = on or [Path(source) for source in dict.fromkeys(used.source for used in kept) if source]
     if not paths:
         raise tts.InputError("--on: no data, and the run was given no --hold-out. Name some.")
+    rivals = [tts.Setting.parse(text) for text in against or ()]
     with interruptible("Interrupted: the ledger says that the data were used."), status("judging"):
-        proved = proof.prove(run, opened(paths))
+        proved = proof.prove(run, opened(paths), rivals)
     rows = proved.comparison.to_pylist()
     for dataset in dict.fromkeys(row["dataset"] for row in rows):
         some = [row for row in rows if row["dataset"] == dataset]
@@ -158,7 +167,8 @@ def judge(
         print_table(OUT, printable(dataset, _LONGEST), columns, texts=["at"])
     OUT.print("effect: at equal tokens, points of accuracy more; at equal accuracy, times the tokens", soft_wrap=True)
     verdict = proved.verdict
-    OUT.print(f"gain over the envelope of all of them: {_points(verdict.gain, verdict.gain_se)} points")
+    OUT.print(f"gain over the envelope of the hand-made ones: {_points(verdict.gain, verdict.gain_se)} points")
+    wrote(proved.folder)
     OUT.print(f"held-out data {_opened(proved.openings)} in this run")
 
 
@@ -168,11 +178,20 @@ def show(
     html: Annotated[bool, typer.Option("--html", help="Write its report.html anew, too.")] = False,
 ) -> None:
     """List what a run has tried, and what came of it."""
-    ledger = _wing("ledger")
+    ledger, evidence = _wing("ledger"), _wing("evidence")
     found = ledger.Ledger(run)
     if html:
         wrote(_wing("report").write(found))
     _candidates(found.tried())
+    for corrected in found.of(ledger.Corrected)[-1:]:
+        correction = evidence.Correction.model_validate(corrected.figures)
+        OUT.print(f"{correction.candidate[:8]}: {evidence.sentence(correction)}", soft_wrap=True)
+    for gap in evidence.gaps(found):
+        OUT.print(
+            f"{gap.candidate[:8]}, tuned on half of the questions: gained {100 * gap.seen:+.2f} points there, "
+            f"{100 * gap.unseen:+.2f} on the others",
+            soft_wrap=True,
+        )
     for replied in found.of(ledger.Replied):
         if replied.failure:
             OUT.print(f"reply {replied.number}: {printable(replied.failure, _LONGEST)}")

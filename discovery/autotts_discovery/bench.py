@@ -140,8 +140,9 @@ class Bench:
         tokens = np.exp(np.log(self.budgets).mean(axis=0))
         return tuple(zip(tokens[::_MARK].tolist(), known[::_MARK].tolist(), strict=True))
 
-    def known(self, shuffles: int) -> dict[str, dict[str, Any]]:
-        """The references' figures, as `judged` gives them, by name."""
+    def known(self, shuffles: int | None = None) -> dict[str, dict[str, Any]]:
+        """The references' figures, as `judged` gives them, by name; of all shuffles, or of `looks`."""
+        shuffles = shuffles or self.shuffles
         stacked = self.references[shuffles]
         each = (jax.tree.map(lambda values, place=place: values[place], stacked) for place in range(len(self.names)))
         return {name: self.judged(means, shuffles) for name, means in zip(self.names, each, strict=True)}
@@ -278,16 +279,22 @@ class Replayer:
         Raises:
           InputError: if it cannot be replayed on this data.
         """
+        return self.evaluate(artefact, shuffles)[0]
+
+    def evaluate(self, artefact: Artefact, shuffles: int) -> tuple[Verdict, Means]:
+        """The same, with the means by question that the verdict is made of, ``[P, Q]``."""
         began = time.perf_counter()
         schedule = artefact.schedule or artefact.controller().schedule
         outcome = self.outcome(artefact, jax.vmap(schedule)(self.betas), shuffles)
-        return Verdict(
-            **self.bench.judged(by_question(outcome, shuffles), shuffles),
+        means = by_question(outcome, shuffles)
+        verdict = Verdict(
+            **self.bench.judged(means, shuffles),
             shuffles=shuffles,
             episodes=outcome.correct[..., :shuffles].size,
             seconds=time.perf_counter() - began,
             signature=_signature(outcome, self.bench.looks),
         )
+        return verdict, means
 
     def outcome(self, artefact: Artefact, params: PyTree, shuffles: int) -> Outcome:
         """Replays parameter vectors, one for each of the bench's βs; beyond the first shuffles nothing is there."""

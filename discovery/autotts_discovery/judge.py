@@ -1,12 +1,14 @@
 """The judge: a process of its own that compiles and replays candidates, and is killed when one goes astray.
 
-Requests and answers go through pipes: JSON, and in requests the bytes of an artefact after it. Only the bench, which
-is ours, is pickled, on its way in; what comes back is parsed and bounded, never unpickled.
+Requests and answers go through pipes: JSON, with the bytes of an artefact after a request, and those of numbers after
+an answer. Only the bench, which is ours, is pickled, on its way in; what comes back is parsed and bounded, never
+unpickled.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import pickle
 import queue
@@ -23,11 +25,12 @@ from types import TracebackType
 from typing import IO, Annotated, Literal
 
 import jax
+import numpy as np
 import pydantic
 
 from autotts_discovery.bench import Bench, Replayer, Verdict, make_bench
 from autotts_discovery.candidates import Refused
-from autotts_discovery.fitness import Terms
+from autotts_discovery.fitness import Means, Terms
 from autotts_discovery.tuning import Tuned, tune
 from autotts_jax.artefacts import Artefact
 from autotts_jax.errors import one_line
@@ -39,6 +42,9 @@ _START = 300
 
 #: The longest answer, in bytes.
 _ANSWER = 4 << 20
+
+#: What numbers are, in answers.
+_NUMBER = np.dtype("<f4")
 
 #: A quick look refuses what is so many standard errors below the floor.
 _CLEARLY = 3
@@ -90,7 +96,11 @@ class Judge:
         Raises:
           Refused: at stage "judge" if it is far below everything known, or as `judge` does.
         """
-        return self._verdict(_Request(kind="look", floor=floor), artefact)
+        request = _Request(kind="look", floor=floor)
+        answer, _ = self._ask(request, artefact, self._seconds)
+        if answer.verdict is None:
+            raise self._astray("output", "the judge answered something else")
+        return answer.verdict
 
     def judge(self, artefact: Artefact) -> Verdict:
         """A verdict on all shuffles.
@@ -99,7 +109,19 @@ class Judge:
           Refused: at stage "deadline" or "memory" if the process was killed for that, "program" if the artefact
             cannot be replayed, "output" if the answer is none, "judge" if the process ended by itself.
         """
-        return self._verdict(_Request(kind="judge"), artefact)
+        return self.evaluate(artefact)[0]
+
+    def evaluate(self, artefact: Artefact) -> tuple[Verdict, Means]:
+        """The same, with the means by question that the verdict is made of, ``[P, Q]``.
+
+        Raises:
+          Refused: as `judge` does.
+        """
+        answer, numbers = self._ask(_Request(kind="judge"), artefact, self._seconds)
+        means = _means_from(numbers, self._shape)
+        if answer.verdict is None or means is None:
+            raise self._astray("output", "the judge answered something else")
+        return answer.verdict, means
 
     def tune(
         self, artefact: Artefact, *, free: Sequence[str] | None = None, seconds: float = 60, seed: int = 0
@@ -111,7 +133,7 @@ class Judge:
         """
         moved = None if free is None else tuple(free)
         request = _Request(kind="tune", free=moved, seconds=seconds, seed=seed)
-        answer = self._ask(request, artefact, self._seconds + seconds)
+        answer, _ = self._ask(request, artefact, self._seconds + seconds)
         if answer.tuned is None:
             raise self._astray("output", "the judge answered something else")
         return answer.tuned
@@ -139,14 +161,13 @@ class Judge:
         """Ends the process."""
         self.close()
 
-    def _verdict(self, request: _Request, artefact: Artefact) -> Verdict:
-        answer = self._ask(request, artefact, self._seconds)
-        if answer.verdict is None:
-            raise self._astray("output", "the judge answered something else")
-        return answer.verdict
+    @property
+    def _shape(self) -> tuple[int, int]:
+        """βs and questions of the bench."""
+        return len(self._bench.betas), len(self._bench.data)
 
-    def _ask(self, request: _Request, artefact: Artefact, seconds: float) -> _Answer:
-        """The process's answer to a request; whatever goes wrong, the next call finds a process that is idle."""
+    def _ask(self, request: _Request, artefact: Artefact, seconds: float) -> tuple[_Answer, bytes]:
+        """The process's answer, and its numbers; whatever goes wrong, the next call finds a process that is idle."""
         programs = dict(artefact.programs)
         sized = request.model_copy(
             update={
@@ -156,12 +177,12 @@ class Judge:
         )
         if self._process is None or self._process.poll() is not None:
             self._start()
-        answer = self._exchange([sized.model_dump_json().encode(), *programs.values()], seconds)
+        answer, numbers = self._exchange([sized.model_dump_json().encode(), *programs.values()], seconds)
         if _resident(self._process) > self._memory_bytes // 2 or _mapped(self._process) > 0.5:
             self.close()  # programs of candidates long gone fill it
         if answer.refused is not None:
             raise Refused(answer.refused.stage, _printable(answer.refused.reason))
-        return answer
+        return answer, numbers
 
     def _start(self) -> None:
         self.close()
@@ -185,14 +206,14 @@ class Judge:
                 lines = said.read().decode(errors="replace").strip().splitlines() or [""]
                 raise RuntimeError(f"the judge does not start ({refused.reason}): {_printable(lines[-1])}") from None
 
-    def _exchange(self, request: Sequence[bytes], seconds: float) -> _Answer:
+    def _exchange(self, request: Sequence[bytes], seconds: float) -> tuple[_Answer, bytes]:
         process = self._process
         assert process is not None
         assert process.stdin is not None
         assert process.stdout is not None
-        found: queue.Queue[bytes | Exception] = queue.Queue()
-        pipes = process.stdin, process.stdout
-        threading.Thread(target=_converse, args=(*pipes, request, found), daemon=True).start()
+        found: queue.Queue[tuple[bytes, bytes] | Exception] = queue.Queue()
+        pipes, most = (process.stdin, process.stdout), _bytes_of(self._shape)
+        threading.Thread(target=_converse, args=(*pipes, request, most, found), daemon=True).start()
         deadline = time.monotonic() + seconds
         try:
             while True:
@@ -211,7 +232,7 @@ class Judge:
                 self.close()
                 raise Refused("judge", f"its process ended ({_ending(process.returncode)})")
             try:
-                return _Answer.model_validate_json(said)
+                return _Answer.model_validate_json(said[0]), said[1]
             except pydantic.ValidationError:
                 raise Refused("output", "the judge's answer is not one") from None
         except BaseException:  # whatever it was, an interrupt included: an answer that comes later fits no question
@@ -250,14 +271,32 @@ class _Answer(pydantic.BaseModel, frozen=True, extra="forbid"):
 
 
 def _converse(
-    request_to: IO[bytes], answer_from: IO[bytes], request: Sequence[bytes], found: queue.Queue[bytes | Exception]
+    request_to: IO[bytes],
+    answer_from: IO[bytes],
+    request: Sequence[bytes],
+    most: int,
+    found: queue.Queue[tuple[bytes, bytes] | Exception],
 ) -> None:
-    """Sends a request and puts the answer into a queue, or why there is none."""
+    """Sends a request and puts the answer into a queue, with its numbers, of so many bytes at most; or why not."""
     try:
         _send(request_to, request)
-        found.put(_receive(answer_from, _ANSWER))
+        found.put((_receive(answer_from, _ANSWER), _receive(answer_from, most)))
     except (OSError, ValueError) as error:  # it has ended, or the pipe was closed meanwhile
         found.put(error)
+
+
+def _bytes_of(shape: tuple[int, int]) -> int:
+    """Bytes of means by question."""
+    return len(Means._fields) * math.prod(shape) * _NUMBER.itemsize
+
+
+def _means_from(numbers: bytes, shape: tuple[int, int]) -> Means | None:
+    """The means by question in an answer; None if they are of another size, or cannot be means."""
+    if len(numbers) != _bytes_of(shape):
+        return None
+    means = Means(*np.frombuffer(numbers, _NUMBER).astype(np.float32).reshape(-1, *shape))
+    sound = [np.all((values >= 0) & np.isfinite(values)) for values in means]
+    return means if all(sound) and np.all(means.accuracy <= 1) else None
 
 
 def _resident(process: subprocess.Popen[bytes] | None) -> int:
@@ -299,35 +338,38 @@ def serve(parent: int) -> None:
     threading.Thread(target=_outlive_nobody, args=(parent,), daemon=True).start()
     replayer = Replayer(pickle.loads(_receive(requests, sys.maxsize)))
     os.dup2(nowhere, 2)  # until here, errors are told
-    answer = _Answer()
+    answer, numbers = _Answer(), b""
     while True:
         _send(answers, [answer.model_dump_json().encode()])
+        _send(answers, [numbers])
         try:
             request = _Request.model_validate_json(_receive(requests, sys.maxsize))
             programs = {name: _read(requests, length) for name, length in request.programs.items()}
         except OSError:
             return
-        answer = _answered(replayer, request, Artefact(request.description, programs))
+        answer, numbers = _answered(replayer, request, Artefact(request.description, programs))
 
 
-def _answered(replayer: Replayer, request: _Request, artefact: Artefact) -> _Answer:
+def _answered(replayer: Replayer, request: _Request, artefact: Artefact) -> tuple[_Answer, bytes]:
+    """The answer to a request, and its numbers as bytes."""
     try:
         match request.kind:
             case "look":
                 verdict = replayer.verdict(artefact, replayer.bench.looks)
                 _refuse_hopeless(verdict, replayer.floor if request.floor is None else request.floor)
-                return _Answer(verdict=verdict)
+                return _Answer(verdict=verdict), b""
             case "judge":
-                return _Answer(verdict=replayer.verdict(artefact, replayer.bench.shuffles))
+                verdict, means = replayer.evaluate(artefact, replayer.bench.shuffles)
+                return _Answer(verdict=verdict), np.stack(means).astype(_NUMBER).tobytes()
             case "tune":
                 found = tune(replayer, artefact, free=request.free, seconds=request.seconds, seed=request.seed)
-                return _Answer(tuned=found)
+                return _Answer(tuned=found), b""
     except Refused as refused:
         stage, reason = refused.stage, refused.reason
     except Exception as error:  # of deserializing, tracing, compiling or running what a stranger wrote
         full = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
         stage, reason = "memory" if full else "program", one_line(error)
-    return _Answer(refused=_Refusal.model_validate({"stage": stage, "reason": reason}))
+    return _Answer(refused=_Refusal.model_validate({"stage": stage, "reason": reason})), b""
 
 
 def _refuse_hopeless(verdict: Verdict, floor: float) -> None:
@@ -346,7 +388,7 @@ def _outlive_nobody(parent: int) -> None:
     os._exit(1)
 
 
-# --- both sides: a message is a length, a head, and the bytes that the head announces --------------------------------
+# --- both sides: a message is a length, a head, and the bytes that the head announces; an answer is two of them ------
 
 
 class _TooLongError(OSError):

@@ -6,6 +6,7 @@ A run is a directory::
     requests/0001.md      what the proposer was told
     replies/0001.md       what it answered: the tape of the run
     candidates/<digest>.py
+    evaluations/<digest>  means by question, of candidates and references
     best.py               the best candidate so far
     report.html           all of it, to look at
 
@@ -35,7 +36,9 @@ from autotts_jax.provenance import UsedDataset
 __all__ = [
     "Asked",
     "Begun",
+    "Benched",
     "Best",
+    "Corrected",
     "Ended",
     "Evaluated",
     "Event",
@@ -59,6 +62,9 @@ __all__ = [
 _FILE = "ledger.jsonl"
 _FORMAT = 1
 
+#: A digest that an archive is kept under; empty in ledgers from before they were kept.
+_Kept = Annotated[str, pydantic.Field(pattern="^([0-9a-f]{32})?$")]
+
 
 class _Strict(pydantic.BaseModel, frozen=True, extra="forbid", ser_json_inf_nan="strings"):
     """What every line is made of."""
@@ -76,6 +82,7 @@ class Settings(_Strict, frozen=True):
       tuning_seconds: For each of them.
       latency: The cap on sequential tokens, as a multiple of CMC's; None for no cap.
       seed: Of everything that is drawn.
+      strategy: Which candidates a proposer builds on.
     """
 
     proposer: str
@@ -86,6 +93,7 @@ class Settings(_Strict, frozen=True):
     tuning_seconds: float = 20
     latency: float | None
     seed: int
+    strategy: str = "lineage"
 
 
 class _Event(_Strict, frozen=True):
@@ -151,6 +159,14 @@ class Watched(_Event, frozen=True):
     failures: dict[str, int]
 
 
+class Benched(_Event, frozen=True):
+    """The references are replayed; `means` is the digest that theirs by question are kept under."""
+
+    event: Literal["benched"] = "benched"
+    names: tuple[str, ...]
+    means: _Kept
+
+
 class Asked(_Event, frozen=True):
     """A request, kept as ``requests/<number>.md``."""
 
@@ -209,6 +225,7 @@ class Evaluated(_Event, frozen=True):
       program: A digest of what it computes, whatever its source looks like.
       verdict: The judge's.
       seconds: That it took.
+      means: Of a full replay, the digest that its means by question are kept under.
     """
 
     event: Literal["evaluated"] = "evaluated"
@@ -218,6 +235,7 @@ class Evaluated(_Event, frozen=True):
     program: str
     verdict: dict[str, Any]
     seconds: float
+    means: _Kept = ""
 
 
 class Tuned(_Event, frozen=True):
@@ -242,6 +260,13 @@ class Best(_Event, frozen=True):
     lower: float
 
 
+class Corrected(_Event, frozen=True):
+    """What the best candidate gains once the choice is allowed for: an `evidence.Correction`."""
+
+    event: Literal["corrected"] = "corrected"
+    figures: dict[str, Any]
+
+
 class VaultOpened(_Event, frozen=True):
     """Held-out data is about to be used to judge a candidate. It is written before anything is seen."""
 
@@ -251,12 +276,16 @@ class VaultOpened(_Event, frozen=True):
 
 
 class Proved(_Event, frozen=True):
-    """What came of it: the gain over the envelope there, and `frontier.compare`'s rows."""
+    """What came of it: the gain over the envelope there, and `frontier.compare`'s rows.
+
+    `results` is the folder of the run that holds all curves.
+    """
 
     event: Literal["proved"] = "proved"
     candidate: str
     verdict: dict[str, Any]
     comparison: tuple[dict[str, Any], ...]
+    results: str = ""
 
 
 class Ended(_Event, frozen=True):
@@ -270,6 +299,7 @@ Event: TypeAlias = Annotated[
     Begun
     | Known
     | Watched
+    | Benched
     | Asked
     | Replied
     | Proposed
@@ -277,6 +307,7 @@ Event: TypeAlias = Annotated[
     | Evaluated
     | Tuned
     | Best
+    | Corrected
     | VaultOpened
     | Proved
     | Ended,
@@ -477,6 +508,7 @@ class Ledger:
             lower=self.lower(about.place) if verdict else None,
             tokens=verdict["tokens"][-1] if verdict else None,
             sequential=verdict["sequential_tokens"][-1] if verdict else None,
+            latency=verdict.get("latency"),
             margins=tuple(verdict.get("margins", ())),
             refused=fate.refusal.stage if fate.refusal else "",
             reason=fate.refusal.reason if fate.refusal else "",

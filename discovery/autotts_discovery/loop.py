@@ -18,16 +18,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import autotts_jax as tts
-from autotts_discovery import observed, report, requests, wall
+from autotts_discovery import evaluations, evidence, observed, report, requests, strategies, wall
 from autotts_discovery.candidates import Refused, check_source, with_ends
+from autotts_discovery.fitness import Means
 from autotts_discovery.judge import Bench, Judge, Terms, Verdict, make_bench
 from autotts_discovery.ledger import (
     Asked,
     Begun,
+    Benched,
     Best,
+    Corrected,
     Ended,
     Evaluated,
     Fate,
@@ -138,6 +141,7 @@ def discover(
     tuning_seconds: float = 20,
     latency: float | None = None,
     seed: int = 0,
+    strategy: str = "lineage",
     trust: bool = False,
     resume: bool = False,
     reply_minutes: float = 10,
@@ -161,6 +165,7 @@ def discover(
       tuning_seconds: For each of them, compilation included. Four models on 30 questions are worth 60.
       latency: Cap on sequential tokens, as a multiple of CMC's; None for no cap.
       seed: Of all that is drawn.
+      strategy: Which candidates the proposer builds on: see `strategies`.
       trust: Run candidates where there is no wall.
       resume: Go on with the run in `out`. All but `rounds`, `minutes` and `reply_minutes` must be as they were.
       reply_minutes: That a command may take for a reply.
@@ -199,6 +204,7 @@ def discover(
         tuning_seconds=tuning_seconds,
         latency=latency,
         seed=seed,
+        strategy=strategies.check_strategy(strategy),
     )
     layers = wall.layers()
     if not layers and not trust:
@@ -266,8 +272,12 @@ class _Loop:
         settings = self.settings
         terms = Terms(latency=settings.latency)
         self.bench = make_bench(self.datasets, betas=BETAS, shuffles=SHUFFLES, seed=settings.seed, terms=terms)
+        run, references = self.ledger.directory, evaluations.References.of(self.bench)
+        evaluations.sweep_up(run)
+        if not self.ledger.of(Benched):
+            self.note(Benched, names=references.names, means=evaluations.keep_references(run, references))
         if not self.ledger.of(Known):
-            self.note(Known, verdicts=self.bench.known(SHUFFLES))
+            self.note(Known, verdicts=self.bench.known())
         reason = "rounds"
         with Judge(self.bench) as self.judge:
             try:
@@ -275,6 +285,7 @@ class _Loop:
                     self.one_round(number)
             except _Over as over:
                 reason = str(over)
+        self.correct()
         self.note(Ended, reason=reason)
         page = report.write(self.ledger)
         self.tell("done")
@@ -291,6 +302,8 @@ class _Loop:
             judged = [place for place in places if self.ledger.fates[place].full]
             for place in sorted(judged, key=self.ledger.lower, reverse=True)[:_TUNED]:
                 self.tune(place)
+        if number == max((fate.proposed.round for fate in self.ledger.fates.values()), default=0):
+            self.correct()
 
     # --- asking ---
 
@@ -353,7 +366,8 @@ class _Loop:
     def request(self, number: int) -> Request:
         settings, ledger = self.settings, self.ledger
         tried = ledger.tried() if settings.history else []
-        parents = requests.parents_among(tried)
+        strategy = strategies.check_strategy(settings.strategy)
+        parents = strategies.parents_among(tried, strategy=strategy, round=self.round)
         name = f"{number:04d}.md"
         asked = {event.number: event.digest for event in ledger.of(Asked)}
         text = ledger.kept("requests", name)
@@ -394,16 +408,24 @@ class _Loop:
             seed = tts.CONTROLLERS[self.bench.names[0]]
             return {seed.name: self.summary(seed.name, seed.name, seed)}
         return {
-            one.digest: self.summary(one.digest, one.name, self.artefact(one.digest).controller())
+            one.digest: self.summary(
+                one.digest, one.name, self.artefact(one.digest).controller(), self.means(one.digest)
+            )
             for one in parents[:_TRACED]
         }
 
-    def summary(self, candidate: str, name: str, controller: tts.Controller) -> str:
+    def summary(self, candidate: str, name: str, controller: tts.Controller, means: Means | None = None) -> str:
         self.tell(f"tracing {name}")
-        text, episodes, failures = summarized(self.bench, controller)
+        text, episodes, failures = summarized(self.bench, controller, means)
         if candidate not in {event.candidate for event in self.ledger.of(Watched)}:
             self.note(Watched, candidate=candidate, beta=_TRACED_BETA, episodes=episodes, failures=failures)
         return text
+
+    def means(self, candidate: str) -> Means | None:
+        """A judged candidate's means by question; None if it was judged before they were kept."""
+        full = next(f.full for f in self.ledger.fates.values() if f.full and f.proposed.candidate == candidate)
+        references = evaluations.References.of(self.bench)
+        return evaluations.kept_means(self.ledger.directory, full.means, references) if full.means else None
 
     # --- judging ---
 
@@ -445,7 +467,7 @@ class _Loop:
         if fate.look is None:
             self.check_time()
             self.tell(f"looking at {name}")
-            self.evaluated(place, "look", artefact, self.judge.look)
+            self.evaluated(place, "look", artefact)
         look = _verdict(fate.look)
         for other in earlier:
             if other.look is not None and _verdict(other.look).signature == look.signature:
@@ -459,11 +481,15 @@ class _Loop:
             self.checked.add(decisions)
         self.check_time()
         self.tell(f"judging {name}")
-        self.evaluated(place, "full", artefact, self.judge.judge)
+        self.evaluated(place, "full", artefact)
 
-    def evaluated(self, place: str, kind: str, artefact: Artefact, call: Callable[[Artefact], Verdict]) -> None:
-        began = time.monotonic()
-        verdict = call(artefact)
+    def evaluated(self, place: str, kind: Literal["look", "full"], artefact: Artefact) -> None:
+        began, kept = time.monotonic(), ""
+        if kind == "look":
+            verdict = self.judge.look(artefact)
+        else:
+            verdict, means = self.judge.evaluate(artefact)
+            kept = evaluations.keep_means(self.ledger.directory, means)
         self.note(
             Evaluated,
             place=place,
@@ -472,6 +498,7 @@ class _Loop:
             program=_program(artefact),
             verdict=verdict.model_dump(mode="json"),
             seconds=time.monotonic() - began,
+            means=kept,
         )
 
     def artefact(self, candidate: str) -> Artefact:
@@ -524,6 +551,21 @@ class _Loop:
             self.note(Best, place=place, candidate=candidate, lower=self.ledger.lower(place))
         source = self.ledger.kept("candidates", f"{candidate}.py") or ""
         self.ledger.keep(".", BEST, _header(self.ledger, best) + source)
+
+    def correct(self) -> None:
+        """Notes what the best candidate gains once the choice is allowed for, unless that is known."""
+        judged = [fate.full for fate in self.ledger.fates.values() if fate.full]
+        known = self.ledger.of(Corrected)
+        if (
+            not judged
+            or len(self.bench.clusters) < 2  # nothing to resample
+            or not all(full.means for full in judged)  # from before they were kept
+            or (known and known[-1].figures["candidates"] == len(judged))
+        ):
+            return
+        self.tell("correcting for the choice")
+        self.note(Corrected, figures=evidence.corrected(self.ledger).model_dump(mode="json"))
+        self.crown()
 
     def best(self) -> Tried | None:
         best = self.ledger.best
@@ -640,11 +682,23 @@ def _seed(*what: object) -> int:
 # --- candidates ------------------------------------------------------------------------------------------------------
 
 
-def summarized(bench: Bench, controller: tts.Controller) -> tuple[str, int, dict[str, int]]:
-    """What happened in the episodes of a quick look, at one β; how many there were, and why some of them failed."""
+def summarized(
+    bench: Bench, controller: tts.Controller, means: Means | None = None
+) -> tuple[str, int, dict[str, int]]:
+    """Where a candidate loses against the references, and what happened in the episodes of a quick look, at one β.
+
+    Returns:
+      All that in words, how many episodes there were, and how many of them failed for which reason.
+    """
     (row,) = tts.rows_of(tts.Setting(controller), [_TRACED_BETA])
     watched = tts.failures.watch(bench.data, row, bench.orders[:, : bench.looks])
-    text = tts.failures.summarize(bench.data, row, watched, characters=_SUMMARY)
+    against: str
+    first: list[int]
+    against, first = "", []
+    if means is not None:
+        found = evidence.losses(means, evaluations.References.of(bench))
+        against, first = evidence.told(found, watched, _TRACED_BETA)
+    text = against + tts.failures.summarize(bench.data, row, watched, characters=_SUMMARY, first=first)
     modes = Counter(tts.failures.Failure(mode) for mode in watched.failure.ravel().tolist())
     del modes[tts.failures.Failure.NONE]
     return text, watched.failure.size, {mode.words: modes[mode] for mode in sorted(modes)}
@@ -676,7 +730,7 @@ def _header(ledger: Ledger, fate: Fate) -> str:
     verdict, begun = _verdict(fate.full), ledger.begun
     labels = ", ".join(dataset.label for dataset in begun.datasets)
     judged = sum(other.full is not None for other in ledger.fates.values())
-    figures = ledger.tuning_of(fate.proposed.place)
+    figures, corrections = ledger.tuning_of(fate.proposed.place), ledger.of(Corrected)
     lines = [
         f"Found by autotts discover: candidate {fate.proposed.candidate}, "
         f"proposer {begun.settings.proposer}, seed {begun.settings.seed}.",
@@ -686,6 +740,8 @@ def _header(ledger: Ledger, fate: Fate) -> str:
     if figures:
         gained = 100 * transferred(figures)
         lines.append(f"Tuned; when it was tuned on half of the questions, that gained {gained:+.2f} on the others.")
+    if corrections and (known := corrections[-1].figures)["candidate"] == fate.proposed.candidate:
+        lines.append(evidence.sentence(evidence.Correction.model_validate(known)))
     lines += [
         f"The best of {judged} judged on these data, so luck is in it; autotts discover judge tests it on others.",
         f"Idea: {fate.proposed.idea}",

@@ -16,7 +16,7 @@ from autotts_discovery.proposers import Tried
 from autotts_jax.controllers.base import Controller
 from autotts_jax.environment import Observation
 
-__all__ = ["CHARACTERS", "compose", "fenced", "on_one_line", "parents_among"]
+__all__ = ["CHARACTERS", "compose", "fenced", "on_one_line"]
 
 #: The most characters of a request.
 CHARACTERS = 60_000
@@ -177,31 +177,6 @@ def compose(
         parts += _parent(parent, summaries)
     parts += (part for name in _SEEDS for part in _seed(name, summaries))
     return _within(parts, characters)
-
-
-def parents_among(tried: Sequence[Tried], count: int = 6) -> list[Tried]:
-    """The best judged candidate, then the best ones of other lines of descent, then other good ones.
-
-    Of a candidate and its tuned form, only the better one.
-    """
-    known = {one.digest: one for one in tried}
-
-    def founder(one: Tried) -> str:
-        seen = {one.digest}
-        while one.parents and one.parents[0] in known and one.parents[0] not in seen:
-            one = known[one.parents[0]]
-            seen.add(one.digest)
-        return one.digest
-
-    ranked = sorted((t for t in tried if t.lower is not None), key=lambda t: -(t.lower or 0))
-    structures: dict[str, Tried] = {}
-    for one in ranked:
-        structures.setdefault(one.parents[0] if one.tuned else one.digest, one)
-    lines: dict[str, Tried] = {}
-    for one in structures.values():
-        lines.setdefault(founder(one), one)
-    first = list(lines.values())
-    return [*first, *(one for one in structures.values() if one not in first)][:count]
 
 
 def fenced(text: str, kind: str = "") -> str:

@@ -272,6 +272,7 @@ def _places() -> tuple[list[str], list[str]]:
     path = [*dict.fromkeys([*(str(package.parent) for package in packages), *sites])]
     standard = [sysconfig.get_paths()["stdlib"], *(os.path.join(sys.base_prefix, name) for name in ("lib", "lib64"))]
     system = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/dev/urandom"]
+    system += ["/proc/cpuinfo", "/sys/devices/system/cpu"]  # XLA's YNNPACK fails without
     real = dict.fromkeys(os.path.realpath(place) for place in standard)
     return path, [place for place in (*map(str, packages), *sites, *real, *system) if os.path.exists(place)]
 

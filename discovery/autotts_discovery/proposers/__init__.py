@@ -49,6 +49,7 @@ class Tried(pydantic.BaseModel, frozen=True, extra="forbid"):
       lower: What candidates are ranked by, a lower bound of the gain.
       tokens: Tokens per episode at β = 1.
       sequential: Those of them on the critical path.
+      latency: Tokens on the critical path relative to CMC's at the same β, the geometric mean over β.
       margins: Accuracy above the envelope along the range of tokens, from its lower to its upper end.
       refused: The stage at which it was refused; empty if it was judged.
       reason: Why, in one line.
@@ -66,6 +67,7 @@ class Tried(pydantic.BaseModel, frozen=True, extra="forbid"):
     lower: float | None = None
     tokens: float | None = None
     sequential: float | None = None
+    latency: float | None = None
     margins: tuple[float, ...] = ()
     refused: str = ""
     reason: str = ""

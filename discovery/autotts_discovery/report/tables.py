@@ -12,9 +12,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import autotts_jax as tts
+from autotts_discovery import evidence
 from autotts_discovery.ledger import (
     Begun,
     Best,
+    Corrected,
     Ended,
     Evaluated,
     Fate,
@@ -92,6 +94,7 @@ def tables(ledger: Ledger) -> dict[str, Any]:
         "state": _state(ledger),
         "provenance": _provenance(ledger),
         "best": best,
+        "corrected": _corrected(ledger, best),
         "candidates": candidates,
         "by_digest": by_digest,
         "known": {name: _points(verdict) for name, verdict in known.items()},
@@ -161,6 +164,14 @@ def _provenance(ledger: Ledger) -> list[tuple[str, list[str]]]:
         )
         if lines
     ]
+
+
+def _corrected(ledger: Ledger, best: _Candidate | None) -> str:
+    """The best candidate's gain once the choice is allowed for, in words; empty until that is known."""
+    figures = [event.figures for event in ledger.of(Corrected)]
+    if not figures or best is None or figures[-1]["candidate"] != best.fate.proposed.candidate:
+        return ""
+    return evidence.sentence(evidence.Correction.model_validate(figures[-1]))
 
 
 def _candidates(ledger: Ledger) -> list[_Candidate]:

@@ -5,6 +5,7 @@ A run is a directory::
     ledger.jsonl          one event a line, in order, each on disk before the run goes on
     requests/0001.md      what the proposer was told
     replies/0001.md       what it answered: the tape of the run
+    conversations/0001.json   what was said before that, where the proposer calls a language model
     candidates/<digest>.py
     evaluations/<digest>  means by question, of candidates and references
     best.py               the best candidate so far
@@ -27,6 +28,7 @@ import filelock
 import pydantic
 
 from autotts_discovery.proposers import Tried
+from autotts_discovery.spending import Spent, Usage
 from autotts_jax.errors import InputError
 from autotts_jax.files import explained, writable, write_whole
 from autotts_jax.provenance import UsedDataset
@@ -36,6 +38,7 @@ __all__ = [
     "Begun",
     "Benched",
     "Best",
+    "Called",
     "Corrected",
     "Ended",
     "Evaluated",
@@ -78,6 +81,7 @@ class Settings(_Strict, frozen=True):
       latency: The cap on sequential tokens, as a multiple of CMC's; None for no cap.
       seed: Of everything that is drawn.
       strategy: Which candidates a proposer builds on.
+      model: Which language model a proposer calls, and how; empty if it calls none.
     """
 
     proposer: str
@@ -89,6 +93,7 @@ class Settings(_Strict, frozen=True):
     latency: float | None
     seed: int
     strategy: str = "lineage"
+    model: str = ""
 
 
 class _Event(_Strict, frozen=True):
@@ -155,6 +160,27 @@ class Replied(_Event, frozen=True):
     proposals: int
     seconds: float
     failure: str = ""
+
+
+class Called(_Event, frozen=True):
+    """A language model was called for a request; several calls may make a reply.
+
+    Attributes:
+      number: The request.
+      model: The model's name.
+      usage: Tokens.
+      dollars: What they cost; None if no price is known.
+      seconds: That it took.
+      fault: What was wrong with the answer, or why there was none; empty if nothing was.
+    """
+
+    event: Literal["called"] = "called"
+    number: int
+    model: str
+    usage: Usage
+    dollars: float | None
+    seconds: float
+    fault: str = ""
 
 
 class Proposed(_Event, frozen=True):
@@ -270,6 +296,7 @@ Event: TypeAlias = Annotated[
     Begun
     | Benched
     | Asked
+    | Called
     | Replied
     | Proposed
     | Refusal
@@ -418,6 +445,13 @@ class Ledger:
     def of(self, kind: type[_Of]) -> list[_Of]:
         """The events of a kind, in order."""
         return [event for event in self.events if isinstance(event, kind)]
+
+    @property
+    def spent(self) -> Spent:
+        """What calls of language models have taken so far, over all sessions; those without a price cost nothing."""
+        called = self.of(Called)
+        tokens = sum(event.usage.input + event.usage.output for event in called)
+        return Spent(sum(event.dollars or 0.0 for event in called), len(called), tokens)
 
     @property
     def elapsed(self) -> float:

@@ -42,10 +42,10 @@ from autotts_discovery.ledger import (
     stamp,
     transferred,
 )
-from autotts_discovery.proposers import Proposal, Proposer, ReplyError, Request, Tried, read, written
+from autotts_discovery.proposers import Conversing, Proposal, Proposer, ReplyError, Request, Tried, read, written
 from autotts_discovery.proposers.command import Command
 from autotts_discovery.proposers.files import Files
-from autotts_discovery.proposers.paid import ModelOptions, Paid, completed, paid_proposer
+from autotts_discovery.proposers.options import ModelOptions, completed
 from autotts_discovery.proposers.tape import Tape
 from autotts_discovery.proposers.tools import Tool, workshop
 from autotts_discovery.spending import LimitReached
@@ -276,7 +276,7 @@ class _Loop:
             self.note(Benched, names=references.names, means=evaluations.keep_references(run, references))
         reason = "rounds"
         with Judge(self.bench) as self.judge:
-            if isinstance(self.proposer, Paid):
+            if isinstance(self.proposer, Conversing):
                 self.proposer.begin(self.ledger, self.note, self.tools())
             try:
                 for number in range(1, self.rounds + 1):
@@ -613,6 +613,8 @@ def _proposer(
 
             return Builtin()
         case "gemini" | "http" if not rest:
+            from autotts_discovery.proposers.paid import paid_proposer
+
             assert options is not None
             return paid_proposer(kind, options, seconds, say)
         case "files" if not rest:

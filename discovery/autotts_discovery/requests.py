@@ -286,9 +286,8 @@ def _seed(name: str) -> str:
 def _happened(key: str, summaries: Mapping[str, str] | None) -> list[str]:
     if not summaries or key not in summaries:
         return []
-    return [
-        f"What happened in the episodes of {key if key in tts.CONTROLLERS else key[:8]}:\n\n{fenced(summaries[key], 'text')}"
-    ]
+    name = key if key in tts.CONTROLLERS else key[:8]
+    return [f"What happened in the episodes of {name}:\n\n{fenced(summaries[key], 'text')}"]
 
 
 def _within(parts: Iterable[str], characters: int, first: Collection[str]) -> str:

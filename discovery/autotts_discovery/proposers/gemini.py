@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from google import genai
 from google.genai import errors, types
 
-from autotts_discovery.proposers.paid import CallError, Message, ModelOptions, Said, key_from, seconds_until
+from autotts_discovery.proposers.options import ModelOptions
+from autotts_discovery.proposers.paid import CallError, Message, Said, key_from, seconds_until
 from autotts_discovery.proposers.tools import Tool, ToolCall
 from autotts_discovery.spending import Usage
 from autotts_jax.errors import InputError, one_line
@@ -65,12 +66,9 @@ class Gemini:
 
     def check(self) -> None:
         """See `paid.Model`: asks about the model, which is free."""
+        patience = types.GetModelConfig(http_options=_patience(60))
         try:
-            _said(
-                lambda: self._client.models.get(
-                    model=self._model, config=types.GetModelConfig(http_options=_patience(60))
-                )
-            )
+            _said(lambda: self._client.models.get(model=self._model, config=patience))
         except CallError as error:
             if error.status == 404:
                 raise InputError(f"--model {self._model!r}: Gemini has none of this name. Name another.") from None

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import openai
 import pydantic
 
-from autotts_discovery.proposers.paid import CallError, Message, ModelOptions, Said, key_from, seconds_until
+from autotts_discovery.proposers.options import ModelOptions
+from autotts_discovery.proposers.paid import CallError, Message, Said, key_from, seconds_until
 from autotts_discovery.proposers.tools import Tool, ToolCall
 from autotts_discovery.spending import Usage
 from autotts_jax.errors import InputError, one_line

@@ -7,20 +7,16 @@ killed has its spending right, and goes on in the midst of a conversation withou
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import email.utils
 import importlib
-import ipaddress
 import json
 import math
 import os
 import queue
 import threading
 import time
-import urllib.parse
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 import pydantic
@@ -28,19 +24,18 @@ import tenacity
 
 from autotts_discovery.ledger import Called, Ledger, digest_of
 from autotts_discovery.proposers import Proposal, ReplyError, Request, read, written
+from autotts_discovery.proposers.options import ModelOptions
 from autotts_discovery.proposers.tools import Tool, ToolCall
 from autotts_discovery.requests import on_one_line
-from autotts_discovery.spending import Limits, Price, Usage, price_of
-from autotts_jax.errors import InputError, check_whole
+from autotts_discovery.spending import Price, Usage, price_of
+from autotts_jax.errors import InputError
 
 __all__ = [
     "CallError",
     "Message",
     "Model",
-    "ModelOptions",
     "Paid",
     "Said",
-    "completed",
     "key_from",
     "paid_proposer",
     "seconds_until",
@@ -77,74 +72,6 @@ _COMPLAINTS: dict[str, str] = {
 }
 
 _T = TypeVar("_T")
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelOptions:
-    """Which language model is called, how, and for how much.
-
-    Attributes:
-      model: Its name; the proposer may have a default.
-      temperature: From 0 to 2; None for the model's own.
-      thinking: How much it thinks: a level, such as "low", or a number of tokens; empty for the model's own.
-      base_url: Where it is, if not with the provider.
-      tools: Tool calls that it may make before it replies, per request.
-      dollars: The most that the run may spend; inf for no limit.
-      calls: The most calls; None for no limit.
-      tokens: The most tokens, of prompts and replies; None for no limit.
-      prices: A file with prices, see `autotts_discovery.spending.price_of`.
-
-    Raises:
-      InputError: naming the option, its value, and what to do.
-    """
-
-    model: str = ""
-    temperature: float | None = None
-    thinking: str = ""
-    base_url: str = ""
-    tools: int = 0
-    dollars: float = 5.0
-    calls: int | None = None
-    tokens: int | None = None
-    prices: Path | None = None
-
-    def __post_init__(self) -> None:
-        """Checks what can be checked without the provider."""
-        if self.temperature is not None and not 0 <= self.temperature <= 2:
-            raise InputError(f"temperature {self.temperature:g}: outside 0 to 2. Leave it out for the model's own.")
-        check_whole("tools", self.tools, 0, 1000, "0 is for none.")
-        url = urllib.parse.urlsplit(self.base_url)
-        if self.base_url and (url.scheme not in ("http", "https") or not url.hostname):
-            raise InputError(f"base-url {self.base_url!r}: no address. Give one such as http://localhost:8000/v1.")
-        if url.username or url.password or url.query or url.fragment:
-            raise InputError("base-url: only host and path may be in it. Put a key into the environment.")
-        _ = self.limits
-
-    @property
-    def limits(self) -> Limits:
-        """The most that the run may spend."""
-        return Limits(self.dollars, self.calls, self.tokens)
-
-    @property
-    def described(self) -> str:
-        """What replies depend on, on a line; a run that goes on must have the same."""
-        parts = (
-            self.model,
-            "" if self.temperature is None else f"temperature {self.temperature:g}",
-            f"thinking {self.thinking}" if self.thinking else "",
-            f"{self.tools} tool calls" if self.tools else "",
-            f"at {self.base_url}" if self.base_url else "",
-        )
-        return ", ".join(filter(None, parts))
-
-    @property
-    def local(self) -> bool:
-        """Whether the model is on this machine."""
-        host = urllib.parse.urlsplit(self.base_url).hostname or ""
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return host == "localhost"
 
 
 class Said(pydantic.BaseModel, frozen=True, extra="forbid"):
@@ -442,24 +369,9 @@ class Paid:
 # --- providers, keys and prices --------------------------------------------------------------------------------------
 
 
-#: Where a client is found, where its address may be in the environment, and the model that it calls by default.
-_PROVIDERS = {
-    "gemini": ("google.genai", "GOOGLE_GEMINI_BASE_URL", "gemini-4-hydrogen"),
-    "http": ("openai", "OPENAI_BASE_URL", ""),
-}
-
-
-def completed(kind: str, options: ModelOptions) -> ModelOptions:
-    """The options with what the provider and the environment have for those that are left out."""
-    _, address, model = _PROVIDERS[kind]
-    return dataclasses.replace(
-        options, model=options.model or model, base_url=options.base_url or os.environ.get(address, "")
-    )
-
-
 def paid_proposer(kind: str, options: ModelOptions, seconds: float, say: Callable[[str], None]) -> Paid:
     """A language model as a proposer: "gemini" or "http", with `completed` options. See `Paid`."""
-    package = _PROVIDERS[kind][0]
+    package = {"gemini": "google.genai", "http": "openai"}[kind]
     try:
         importlib.import_module(package)
     except ModuleNotFoundError:

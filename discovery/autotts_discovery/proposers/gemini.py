@@ -10,10 +10,10 @@ from google import genai
 from google.genai import errors, types
 
 from autotts_discovery.proposers.options import ModelOptions
-from autotts_discovery.proposers.paid import CallError, Message, Said, key_from, seconds_until
+from autotts_discovery.proposers.paid import CallError, Message, Said, described, key_from, seconds_until
 from autotts_discovery.proposers.tools import Tool, ToolCall
 from autotts_discovery.spending import Usage
-from autotts_jax.errors import InputError, one_line
+from autotts_jax.errors import InputError
 
 __all__ = ["KEYS", "Gemini"]
 
@@ -138,7 +138,7 @@ def _said(call: Callable[[], _T]) -> _T:
         pause = seconds_until(headers.get("retry-after")) or _asked_to_wait(error.details)
         raise CallError(f"{error.code} {error.status}: {error.message}", status=error.code, pause=pause) from None
     except Exception as error:  # of its HTTP client, or since what came is not what it expects
-        raise CallError(f"{type(error).__name__}: {one_line(error)}", billed=True) from None
+        raise CallError(described(error), billed=True) from None
 
 
 def _asked_to_wait(details: Any) -> float | None:

@@ -13,7 +13,7 @@ import openai
 import pydantic
 
 from autotts_discovery.proposers.options import ModelOptions
-from autotts_discovery.proposers.paid import CallError, Message, Said, key_from, seconds_until
+from autotts_discovery.proposers.paid import CallError, Message, Said, described, key_from, seconds_until
 from autotts_discovery.proposers.tools import Tool, ToolCall
 from autotts_discovery.spending import Usage
 from autotts_jax.errors import InputError, one_line
@@ -172,8 +172,7 @@ def _said(call: Callable[[], _T]) -> _T:
         pause = seconds_until(error.response.headers.get("retry-after"))
         raise CallError(one_line(error), status=error.status_code, pause=pause) from None
     except Exception as error:  # of its HTTP client, or since what came is not what it expects
-        cause = f": {one_line(error.__cause__)}" if isinstance(error.__cause__, Exception) else ""
-        raise CallError(f"{type(error).__name__}: {one_line(error)}{cause}", billed=True) from None
+        raise CallError(described(error), billed=True) from None
 
 
 def _read(completion: _Completion) -> Said:

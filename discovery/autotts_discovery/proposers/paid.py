@@ -28,7 +28,7 @@ from autotts_discovery.proposers.options import ModelOptions
 from autotts_discovery.proposers.tools import Tool, ToolCall
 from autotts_discovery.requests import on_one_line
 from autotts_discovery.spending import Price, Usage, price_of
-from autotts_jax.errors import InputError
+from autotts_jax.errors import InputError, one_line
 
 __all__ = [
     "CallError",
@@ -36,6 +36,7 @@ __all__ = [
     "Model",
     "Paid",
     "Said",
+    "described",
     "key_from",
     "paid_proposer",
     "seconds_until",
@@ -119,6 +120,13 @@ class CallError(Exception):
     def transient(self) -> bool:
         """Whether another attempt may succeed."""
         return self.status is None or self.status in _TRANSIENT
+
+
+def described(error: Exception) -> str:
+    """What an exception of a client says that is no error status: of the connection, or since no answer came of it."""
+    cause = f" ({one_line(error.__cause__)})" if isinstance(error.__cause__, Exception) else ""
+    said = f"{type(error).__name__}: {one_line(error)}{cause}"
+    return said if type(error).__module__.startswith(("httpx", "openai")) else f"no answer that can be read: {said}"
 
 
 class Model(Protocol):
@@ -214,10 +222,10 @@ class Paid:
         self._key = model.key if len(model.key) >= _SECRET else ""  # kept out of all that is written
         self._price = _price(options, say)
         try:
-            within(seconds, model.check)
+            self._within(seconds, model.check)
         except CallError as error:
             if error.status is None or not error.transient:
-                raise InputError(f"--proposer {self.name}: {self._clean(str(error))}. {_remedy(error)}") from None
+                raise InputError(f"--proposer {self.name}: {error}. {_remedy(error)}") from None
 
     def begin(self, ledger: Ledger, note: Callable[..., None], tools: Sequence[Tool] = ()) -> None:
         """A session begins.
@@ -268,8 +276,9 @@ class Paid:
         complaint = _COMPLAINTS[said.fault].format(
             detail=said.detail, whole=len(found), missing=wanted - len(talk.kept)
         )
-        whole = said.text and not said.calls and said.message
-        talk.messages += [whole or self._model.assistant(said.text or "(nothing)"), self._model.user(complaint)]
+        text = said.text.strip()
+        whole = said.message if text and not said.calls else None
+        talk.messages += [whole or self._model.assistant(text or "(nothing)"), self._model.user(complaint)]
         talk.complained = True
         return None
 
@@ -328,10 +337,9 @@ class Paid:
         try:
             return attempts(self._attempt, talk, number, until)
         except CallError as error:
-            reason = self._clean(str(error))
             if error.status in _HOPELESS:
-                raise InputError(f"--proposer {self.name}: {reason}. {_remedy(error)}") from None
-            raise ReplyError(reason) from None
+                raise InputError(f"--proposer {self.name}: {error}. {_remedy(error)}") from None
+            raise ReplyError(str(error)) from None
 
     def _attempt(self, talk: _Talk, number: int, until: float) -> Said:
         """One call, which is in the ledger whatever comes of it."""
@@ -344,11 +352,11 @@ class Paid:
         tools, may_call = tuple(self._tools.values()), talk.used < self._options.tools
         usage, fault = _estimate(prompt), "interrupted"
         try:
-            said = within(seconds, lambda: self._model.ask(talk.messages, tools, may_call, seconds))
+            said = self._within(seconds, lambda: self._model.ask(talk.messages, tools, may_call, seconds))
             said = self._judged(said, may_call)
             usage, fault = said.usage or _estimate(prompt, len(said.text)), said.reason
         except CallError as error:
-            usage, fault = (usage if error.billed else Usage()), self._clean(str(error))
+            usage, fault = (usage if error.billed else Usage()), str(error)
             raise
         finally:
             self._note(
@@ -362,8 +370,15 @@ class Paid:
             )
         return said
 
-    def _clean(self, text: str) -> str:
-        return text.replace(self._key, "[key]") if self._key else text
+    def _within(self, seconds: float, call: Callable[[], _T]) -> _T:
+        """What a call returns, see `within`; what it raises has the key neither in its text nor in what led to it."""
+        try:
+            return within(seconds, call)
+        except (CallError, InputError) as error:
+            if self._key:
+                error.args = (str(error).replace(self._key, "[key]"),)
+            error.__context__ = None
+            raise
 
 
 # --- providers, keys and prices --------------------------------------------------------------------------------------

@@ -661,7 +661,8 @@ def test_arguments_that_are_no_json(server: Server, data: Dataset, tmp_path: Pat
 def test_arms_keep_their_secrets(data: Dataset) -> None:
     def names(**arm: bool) -> set[str]:
         nothing: Any = None
-        return {tool.name for tool in tools.workshop(nothing, nothing, export=nothing, look=nothing, **arm)}
+        bench: Any = SimpleNamespace(data=data, shuffles=3)
+        return {tool.name for tool in tools.workshop(nothing, bench, export=nothing, look=nothing, **arm)}
 
     assert names() == {"replay_draft", "list_candidates", "read_candidate", "trace_episode"}
     assert names(history=False, traces=False) == {"replay_draft"}
@@ -675,6 +676,7 @@ def test_a_trace(data: Dataset) -> None:
     made = tools.workshop(ledger, bench, export=lambda text: pytest.fail(text), look=lambda _: pytest.fail("look"))
     (trace,) = (tool for tool in made if tool.name == "trace_episode")
     ((name, _),) = data.parts
+    assert f"{name} (2 questions); 3 shuffles." in trace.about
     told = trace.use({"candidate": "early_stopping", "question": 1, "beta": 0.45, "shuffle": 2})
     assert told.startswith(f"{name}, question 1, shuffle 2: early_stopping {{'max_samples': 8, 'window': 8}}")
     assert f"Right answer: {data.golds[1]}" in told
@@ -760,6 +762,20 @@ def test_the_other_name_of_geminis_key(
     server.script = [say(block("alpha"))]
     run(server, "gemini", data, tmp_path)
     assert {name.lower(): value for name, value in server.headers[0].items()}["x-goog-api-key"] == KEY
+
+
+@both
+def test_the_key_stays_with_its_host(server: Server, data: Dataset, tmp_path: Path, kind: str) -> None:
+    """A provider that sends calls elsewhere does not send the key along."""
+    with Server() as elsewhere:
+        elsewhere.script = [say(block("alpha"))]
+        threading.Thread(target=elsewhere.serve_forever, args=(0.01,), daemon=True).start()
+        server.script = [refuse(307, Location=f"http://localhost:{elsewhere.server_port}/v1/elsewhere")]
+        with contextlib.suppress(InputError):
+            run(server, kind, data, tmp_path)
+        elsewhere.shutdown()
+    assert server.calls
+    assert not any(KEY in str(headers) for headers in elsewhere.headers)
 
 
 def test_a_local_endpoint_needs_no_key_and_no_price(

@@ -155,7 +155,11 @@ def workshop(
             Tool("read_candidate", "A candidate's source.", _Which, shown),
         ]
     if traces:
-        about = "One episode of a controller, round by round: what it did, what branches answered, votes and tokens."
+        parts = ", ".join(f"{name} ({questions} questions)" for name, questions in bench.data.parts)
+        about = (
+            "One episode of a controller, round by round: what it did, what branches answered, votes and tokens. Data "
+            f"sets: {parts}; {bench.shuffles} shuffles."
+        )
         tools.append(Tool("trace_episode", about, _Episode, traced))
     return tuple(tools)
 

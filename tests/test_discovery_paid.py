@@ -658,6 +658,14 @@ def test_arguments_that_are_no_json(server: Server, data: Dataset, tmp_path: Pat
     assert results(server.calls[1])[0].startswith("Wrong arguments: they are no JSON object.")
 
 
+@both
+def test_answers_that_are_no_text(server: Server, data: Dataset, tmp_path: Path, kind: str) -> None:
+    half = "\ud800"
+    server.script = [say(half), say(None, use=[("list_candidates", {"a": half})]), say(block("alpha"))]
+    assert run(server, kind, data, tmp_path, {"tools": 2}).best is not None
+    assert "no " in called(tmp_path)[0].fault
+
+
 def test_arms_keep_their_secrets(data: Dataset) -> None:
     def names(**arm: bool) -> set[str]:
         nothing: Any = None

@@ -296,9 +296,12 @@ class Paid:
 
     def _judged(self, said: Said, may_call: bool) -> Said:
         """An answer, with what is wrong with it, and without the key, should the provider repeat it."""
+        try:
+            text = said.model_dump_json()
+        except ValueError:  # half a character
+            raise CallError("no answer that can be kept: it is no text", billed=True) from None
         if self._key:
-            hidden = json.dumps(self._key)[1:-1]
-            said = Said.model_validate_json(said.model_dump_json().replace(hidden, "[key]"))
+            said = Said.model_validate_json(text.replace(json.dumps(self._key)[1:-1], "[key]"))
         fault, detail = said.fault, said.detail
         if not fault and said.calls and not may_call:
             fault, detail = "malformed", "no call is left"

@@ -237,8 +237,17 @@ def wall(monkeypatch: pytest.MonkeyPatch) -> None:
             about = {"shuffles": 2, "episodes": 1, "seconds": 0, "signature": artefact.described.name}
             return Verdict(**figures, **curve, **about, gains={"synthetic": gain})
 
-        judge = look
+        def evaluate(self, artefact: Any) -> tuple[Verdict, None]:
+            return self.look(artefact), None
 
+    evaluations = {
+        "sweep_up": lambda run: None,
+        "keep_means": lambda run, means: "0" * 32,
+        "keep_references": lambda run, references: "0" * 32,
+        "References": SimpleNamespace(of=lambda bench: SimpleNamespace(names=("known",))),
+    }
+    monkeypatch.setattr(loop, "evaluations", SimpleNamespace(**evaluations))
+    monkeypatch.setattr(loop._Loop, "correct", lambda self: None)
     monkeypatch.setattr(loop.wall, "layers", lambda: ("pretended",))
     monkeypatch.setattr(loop.wall, "export", export)
     monkeypatch.setattr(loop.wall, "check", lambda artefact: None)

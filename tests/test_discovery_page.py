@@ -12,6 +12,7 @@ import pytest
 from autotts_discovery import ledger, report
 from autotts_discovery.ledger import Ledger, digest_of
 from autotts_discovery.report import tables
+from autotts_discovery.spending import Usage
 
 from autotts_jax.provenance import UsedDataset
 from autotts_jax.report import shell
@@ -207,16 +208,16 @@ def test_refusals_costs_failures_and_the_vault(page: str) -> None:
     assert "×0.50 ×0.30 – ×∞ –" in vault
 
 
-def test_what_replies_cost_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = {1: {"dollars": 0.125, "output_tokens": 900}, 2: {"dollars": 0.25}}
-    monkeypatch.setattr(ledger.Replied, "usage", property(lambda event: told[event.number]), raising=False)
+def test_what_replies_cost_is_shown(tmp_path: Path) -> None:
     made = Writer(tmp_path / "run")
-    for number in told:
+    for number, dollars, tokens in ((1, 0.125, 900), (1, 0.0, 50), (2, 0.25, 0)):
+        paid = {"usage": Usage(input=tokens), "dollars": dollars}
+        made.note(ledger.Called, number=number, model="m", seconds=1.0, **paid)
+    for number in (1, 2):
         made.note(ledger.Replied, number=number, digest="0" * 32, proposals=0, seconds=1.0)
-    assert made.ledger.dollars == 0.375
     page = report.page(made.ledger)
     assert "$0.38" in page
-    assert "all 0 0 0 2 0 0 $0.38 900" in text_of(section(page, "costs"))
+    assert "all 0 0 0 2 0 0 $0.38 950" in text_of(section(page, "costs"))
 
 
 def test_descent(run: Ledger) -> None:

@@ -30,6 +30,8 @@ EXAMPLES = (
     "autotts sweep --controller found/best.py:CONTROLLER",
     "autotts discover Qwen3-8B/aime24.json --hold-out Qwen3-8B/aime25.json --minutes 60 --out found",
     'autotts discover --proposer "command:my-agent --quiet" --latency 1 --out found',
+    "autotts discover --proposer gemini --thinking high --tools 8 --dollars 2 --minutes 60 --out found",
+    "autotts discover --proposer http --base-url http://localhost:8000/v1 --model Qwen/Qwen3-32B --out found",
     "autotts discover show found",
     "autotts discover judge found --on other.json --against mine.py:CONTROLLER",
 )
@@ -54,7 +56,10 @@ def discover(
     out: Annotated[Path, typer.Option(help="The run's directory: empty, new, or with --resume that of the run.")],
     data: Data = None,
     proposer: Annotated[
-        str, typer.Option(help="builtin, files, command:PROGRAM, or tape:RUN. Its requests and replies are in --out.")
+        str,
+        typer.Option(
+            help="builtin, gemini, http, files, command:PROGRAM, or tape:RUN. Requests and replies are in --out."
+        ),
     ] = "builtin",
     rounds: Annotated[int, typer.Option(help="Requests to the proposer.")] = 5,
     proposals: Annotated[int, typer.Option(help="Controllers that each asks for.")] = 4,
@@ -75,7 +80,26 @@ def discover(
     ] = "lineage",
     trust: Annotated[bool, typer.Option("--trust", help="Run candidates even where there is no wall.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
-    reply_minutes: Annotated[float, typer.Option(help="That a command may take for a reply.")] = 10,
+    reply_minutes: Annotated[
+        float, typer.Option(help="That a command may take for a reply, or a language model for an answer.")
+    ] = 10,
+    model: Annotated[
+        str | None, typer.Option(help="Language model that gemini or http calls; gemini's defaults to a cheap one.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="From 0 to 2; defaults to the model's own.")] = None,
+    thinking: Annotated[
+        str | None, typer.Option(help="low, medium or high, say, or a number of tokens; defaults to the model's own.")
+    ] = None,
+    base_url: Annotated[str | None, typer.Option(help="Where it is, if not with Google or OpenAI.")] = None,
+    tools: Annotated[
+        int | None, typer.Option(help="Tool calls that it may make before each reply; defaults to none.")
+    ] = None,
+    dollars: Annotated[float | None, typer.Option(help="The most to spend, defaults to 5; inf is no limit.")] = None,
+    calls: Annotated[int | None, typer.Option(help="The most calls to make; defaults to no limit.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="The most tokens, in and out; defaults to no limit.")] = None,
+    prices: Annotated[
+        Path | None, typer.Option(help="Prices in TOML, for models whose price is not known or has changed.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Search for a controller that beats the hand-made ones.
@@ -84,6 +108,18 @@ def discover(
     --out. `autotts discover judge RUN` tests it on other data, `autotts discover show RUN` lists what was tried.
     """
     loop = _wing("loop")
+    asked = {
+        "model": model,
+        "temperature": temperature,
+        "thinking": thinking,
+        "base_url": base_url,
+        "tools": tools,
+        "dollars": dollars,
+        "calls": calls,
+        "tokens": tokens,
+        "prices": prices,
+    }
+    asked = {name: value for name, value in asked.items() if value is not None}
     farewell = f"Interrupted: {out} keeps what was done. The same command with --resume goes on from there."
     stop = threading.Event()
 
@@ -113,6 +149,7 @@ def discover(
             trust=trust,
             resume=resume,
             reply_minutes=reply_minutes,
+            language_model=loop.ModelOptions(**asked) if asked else None,
             watch=lambda standing: shown.update(task, description=printable(_lines(standing))),
             say=lambda text: ERR.print(f"note: {text}", soft_wrap=True),
             stop=stop,
@@ -124,6 +161,9 @@ def discover(
         raise typer.Exit(130)
     if found.reason == "minutes":
         ERR.print(f"note: {minutes:g} minutes are over. --resume with more --minutes goes on.", soft_wrap=True)
+    elif found.reason in ("dollars", "calls", "tokens"):
+        ERR.print(f"note: the {found.reason} are spent. --resume with more --{found.reason} goes on.", soft_wrap=True)
+    _spent(out)
     if found.best is None:
         raise tts.InputError(f"{out}: no candidate could be judged. `autotts discover show {out}` says why.")
     wrote(found.file)
@@ -192,6 +232,7 @@ def show(
             f"{100 * gap.unseen:+.2f} on the others",
             soft_wrap=True,
         )
+    _spent(run)
     for replied in found.of(ledger.Replied):
         if replied.failure:
             OUT.print(f"reply {replied.number}: {printable(replied.failure, _LONGEST)}")
@@ -228,6 +269,20 @@ def _lines(standing: Standing) -> str:
         stages = sorted(standing.refused.items(), key=lambda item: -item[1])
         lines.append(f"{refused} refused: {', '.join(f'{stage} {count}' for stage, count in stages)}")
     return "\n".join(lines)
+
+
+def _spent(run: Path) -> None:
+    """What a run's calls of a language model have cost, if it has made any, and what was wrong with them."""
+    ledger = _wing("ledger")
+    found = ledger.Ledger(run)
+    called, spent = found.of(ledger.Called), found.spent
+    if not called:
+        return
+    unknown = sum(call.dollars is None for call in called)
+    price = f"${spent.dollars:.2f}" + (f" and {unknown} calls without a price" if unknown else "")
+    OUT.print(f"{called[-1].model}: {spent.calls} calls, {spent.tokens:,} tokens, {price}", soft_wrap=True)
+    for fault, count in collections.Counter(call.fault for call in called if call.fault).most_common():
+        OUT.print(f"a call: {printable(fault, 2 * _LONGEST)}{f' × {count}' if count > 1 else ''}", soft_wrap=True)
 
 
 def _candidates(tried: Sequence[Tried]) -> None:

@@ -5,6 +5,7 @@ A run is a directory::
     ledger.jsonl          one event a line, in order, each on disk before the run goes on
     requests/0001.md      what the proposer was told
     replies/0001.md       what it answered: the tape of the run
+    conversations/0001.json   what was said before that, where the proposer calls a language model
     candidates/<digest>.py
     evaluations/<digest>  means by question, of candidates and references
     best.py               the best candidate so far
@@ -19,7 +20,6 @@ import contextlib
 import dataclasses
 import datetime
 import hashlib
-import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,6 +29,7 @@ import filelock
 import pydantic
 
 from autotts_discovery.proposers import Tried
+from autotts_discovery.spending import Spent, Usage
 from autotts_jax.errors import InputError
 from autotts_jax.files import explained, writable, write_whole
 from autotts_jax.provenance import UsedDataset
@@ -38,6 +39,7 @@ __all__ = [
     "Begun",
     "Benched",
     "Best",
+    "Called",
     "Corrected",
     "Ended",
     "Evaluated",
@@ -56,7 +58,6 @@ __all__ = [
     "digest_of",
     "stamp",
     "transferred",
-    "usage",
 ]
 
 _FILE = "ledger.jsonl"
@@ -83,6 +84,7 @@ class Settings(_Strict, frozen=True):
       latency: The cap on sequential tokens, as a multiple of CMC's; None for no cap.
       seed: Of everything that is drawn.
       strategy: Which candidates a proposer builds on.
+      model: Which language model a proposer calls, and how; empty if it calls none.
     """
 
     proposer: str
@@ -94,6 +96,7 @@ class Settings(_Strict, frozen=True):
     latency: float | None
     seed: int
     strategy: str = "lineage"
+    model: str = ""
 
 
 class _Event(_Strict, frozen=True):
@@ -184,6 +187,27 @@ class Replied(_Event, frozen=True):
     proposals: int
     seconds: float
     failure: str = ""
+
+
+class Called(_Event, frozen=True):
+    """A language model was called for a request; several calls may make a reply.
+
+    Attributes:
+      number: The request.
+      model: The model's name.
+      usage: Tokens.
+      dollars: What they cost; None if no price is known.
+      seconds: That it took.
+      fault: What was wrong with the answer, or why there was none; empty if nothing was.
+    """
+
+    event: Literal["called"] = "called"
+    number: int
+    model: str
+    usage: Usage
+    dollars: float | None
+    seconds: float
+    fault: str = ""
 
 
 class Proposed(_Event, frozen=True):
@@ -301,6 +325,7 @@ Event: TypeAlias = Annotated[
     | Watched
     | Benched
     | Asked
+    | Called
     | Replied
     | Proposed
     | Refusal
@@ -315,13 +340,6 @@ Event: TypeAlias = Annotated[
 ]
 _Of = TypeVar("_Of", bound=_Event)
 _EVENT: pydantic.TypeAdapter[Event] = pydantic.TypeAdapter(Event)
-
-
-def usage(replied: Replied) -> dict[str, float]:
-    """What a reply has cost, in dollars or tokens of some kind, as far as its proposer says."""
-    told = getattr(replied, "usage", None) or {}
-    fields = told.model_dump() if isinstance(told, pydantic.BaseModel) else dict(told)
-    return {name: float(value) for name, value in fields.items() if type(value) in (int, float)}
 
 
 def transferred(figures: Mapping[str, Any]) -> float:
@@ -458,15 +476,16 @@ class Ledger:
         return [event for event in self.events if isinstance(event, kind)]
 
     @property
+    def spent(self) -> Spent:
+        """What calls of language models have taken so far, over all sessions; those without a price cost nothing."""
+        called = self.of(Called)
+        tokens = sum(event.usage.input + event.usage.output for event in called)
+        return Spent(sum(event.dollars or 0.0 for event in called), len(called), tokens)
+
+    @property
     def elapsed(self) -> float:
         """Seconds that the run has taken, as of the last event."""
         return self.events[-1].elapsed if self.events else 0.0
-
-    @property
-    def dollars(self) -> float | None:
-        """What the replies have cost; None if none of them says."""
-        paid = [costs["dollars"] for event in self.of(Replied) if "dollars" in (costs := usage(event))]
-        return math.fsum(paid) if paid else None
 
     @property
     def best(self) -> Fate | None:

@@ -30,6 +30,7 @@ from autotts_discovery.ledger import (
     Begun,
     Benched,
     Best,
+    Called,
     Corrected,
     Ended,
     Evaluated,
@@ -46,18 +47,21 @@ from autotts_discovery.ledger import (
     stamp,
     transferred,
 )
-from autotts_discovery.proposers import Proposal, Proposer, ReplyError, Request, Tried, read, written
+from autotts_discovery.proposers import Conversing, Proposal, Proposer, ReplyError, Request, Tried, read, written
 from autotts_discovery.proposers.command import Command
 from autotts_discovery.proposers.files import Files
+from autotts_discovery.proposers.options import ModelOptions, completed
 from autotts_discovery.proposers.tape import Tape
+from autotts_discovery.proposers.tools import Tool, workshop
+from autotts_discovery.spending import LimitReached
 from autotts_jax.artefacts import Artefact
 from autotts_jax.errors import InputError, check_seed, check_whole, one_line
 from autotts_jax.provenance import device, distinct_datasets, used_datasets, versions
 
-__all__ = ["BETAS", "PROPOSERS", "SHUFFLES", "Found", "Standing", "discover", "refuse_shared"]
+__all__ = ["BETAS", "PROPOSERS", "SHUFFLES", "Found", "ModelOptions", "Standing", "discover", "refuse_shared"]
 
 #: What `discover` takes for a proposer, besides objects.
-PROPOSERS = ("builtin", "files", "command:PROGRAM", "tape:RUN")
+PROPOSERS = ("builtin", "gemini", "http", "files", "command:PROGRAM", "tape:RUN")
 
 #: The β grid on which candidates are judged.
 BETAS = tuple(i / 20 for i in range(21))
@@ -145,6 +149,7 @@ def discover(
     trust: bool = False,
     resume: bool = False,
     reply_minutes: float = 10,
+    language_model: ModelOptions | None = None,
     watch: Callable[[Standing], None] | None = None,
     say: Callable[[str], None] | None = None,
     stop: threading.Event | None = None,
@@ -167,8 +172,9 @@ def discover(
       seed: Of all that is drawn.
       strategy: Which candidates the proposer builds on: see `strategies`.
       trust: Run candidates where there is no wall.
-      resume: Go on with the run in `out`. All but `rounds`, `minutes` and `reply_minutes` must be as they were.
-      reply_minutes: That a command may take for a reply.
+      resume: Go on with the run in `out`. All but limits must be as they were.
+      reply_minutes: That a command may take for a reply, or a language model for an answer.
+      language_model: Which one "gemini" or "http" calls, how, and for how much.
       watch: Called with how the run stands, whenever that changes.
       say: Called with what whoever runs it should know or do; defaults to printing it to stderr.
       stop: When it is set, the run ends in order after what is in flight.
@@ -194,7 +200,11 @@ def discover(
     seed = check_seed(seed)
     directory = Path(out)
     say, stop = say or functools.partial(print, file=sys.stderr), stop or threading.Event()
-    asking = _proposer(proposer, directory, rounds, 60 * reply_minutes, say, stop)
+    if proposer in ("gemini", "http"):
+        language_model = completed(str(proposer), language_model or ModelOptions())
+    elif language_model is not None:
+        raise InputError(f"model: proposer {proposer} calls none. Leave its options out, or use gemini or http.")
+    asking = _proposer(proposer, directory, rounds, 60 * reply_minutes, language_model, say, stop)
     settings = Settings(
         proposer=proposer if isinstance(proposer, str) else asking.name,
         proposals=proposals,
@@ -205,6 +215,7 @@ def discover(
         latency=latency,
         seed=seed,
         strategy=strategies.check_strategy(strategy),
+        model=language_model.described if language_model else "",
     )
     layers = wall.layers()
     if not layers and not trust:
@@ -280,11 +291,15 @@ class _Loop:
             self.note(Known, verdicts=self.bench.known())
         reason = "rounds"
         with Judge(self.bench) as self.judge:
+            if isinstance(self.proposer, Conversing):
+                self.proposer.begin(self.ledger, self.note, self.tools())
             try:
                 for number in range(1, self.rounds + 1):
                     self.one_round(number)
             except _Over as over:
                 reason = str(over)
+            except LimitReached as limit:
+                reason = str(limit)
         self.correct()
         self.note(Ended, reason=reason)
         page = report.write(self.ledger)
@@ -400,6 +415,16 @@ class _Loop:
             seed=_seed(settings.seed, "request", number),
             seconds=self.seconds - self.elapsed,
         )
+
+    def tools(self) -> tuple[Tool, ...]:
+        """What a language model may call before it replies."""
+
+        def export(source: str) -> Artefact:
+            self.tell("replaying for the language model")
+            return wall.export(source, feature_names=self.features, check=False, trust=self.trust)
+
+        allowed = {"history": self.settings.history, "traces": self.settings.traces}
+        return workshop(self.ledger, self.bench, export=export, look=self.judge.look, **allowed)
 
     def summaries(self, parents: Sequence[Tried]) -> dict[str, str]:
         """What happened in episodes of the best parents, or of the published best. The judge has replayed the same
@@ -599,7 +624,7 @@ class _Loop:
                 best=self.best(),
                 minutes=self.elapsed / 60,
                 limit=self.seconds / 60,
-                dollars=self.ledger.dollars,
+                dollars=self.ledger.spent.dollars if self.ledger.of(Called) else None,
                 doing=doing,
             )
         )
@@ -613,6 +638,7 @@ def _proposer(
     run: Path,
     rounds: int,
     seconds: float,
+    options: ModelOptions | None,
     say: Callable[[str], None],
     stop: threading.Event,
 ) -> Proposer:
@@ -624,6 +650,11 @@ def _proposer(
             from autotts_discovery.proposers.builtin import Builtin
 
             return Builtin()
+        case "gemini" | "http" if not rest:
+            from autotts_discovery.proposers.paid import paid_proposer
+
+            assert options is not None
+            return paid_proposer(kind, options, seconds, say)
         case "files" if not rest:
             return Files(run, say, stop)
         case "command" if rest:

@@ -9,7 +9,7 @@ import inspect
 import itertools
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import autotts_jax as tts
 from autotts_discovery.proposers import Tried
@@ -31,7 +31,7 @@ _HELPERS = (
 _SEEDS = ("confidence_momentum", "parallel_probe", "early_stopping", "adaptive_consistency")
 
 _TASK = """\
-# Request {number}: {wanted} controllers
+# {wanted} controllers are wanted
 
 Language models get more accurate with more compute at inference: sample several *branches* of reasoning, let them run
 longer, drop the poor ones, vote. A *controller* decides which, round by round, and a knob β from 0 to 1 says how much
@@ -153,7 +153,6 @@ def compose(
       Markdown.
     """
     task = _TASK.format(
-        number=number,
         wanted=wanted,
         questions=questions,
         latency="Tokens on the critical path are reported, too."
@@ -163,20 +162,24 @@ def compose(
     )
     judged = sorted((t for t in tried if t.lower is not None), key=lambda t: -(t.lower or 0))
     refused = [t for t in tried if t.refused]
-    parts: list[str] = [task, _CONTRACT]
+    recorded = f"## The recorded branches\n\n{fenced(observed, 'text')}"
+    reference, seeds = _reference(feature_names), {name: _seed(name) for name in _SEEDS}
+    parts: list[str] = [task, _CONTRACT, f"# Request {number}\n"]
     if observed:
-        parts.append(f"## The recorded branches\n\n{fenced(observed, 'text')}")
+        parts.append(recorded)
     if judged or marks:
         parts.append(_table(judged, marks))
     if complaints or refused:
         parts.append(_failed(complaints, refused))
     for parent in parents[:1]:
         parts += _parent(parent, summaries)
-    parts.append(_reference(feature_names))
+    parts.append(reference)
     for parent in parents[1:]:
         parts += _parent(parent, summaries)
-    parts += (part for name in _SEEDS for part in _seed(name, summaries))
-    return _within(parts, characters)
+    for name, seed in seeds.items():
+        parts += [seed, *_happened(name, summaries)]
+    # What is the same in every request comes first: providers charge less for a beginning that they know.
+    return _within(parts, characters, first={task, _CONTRACT, recorded, reference, *seeds.values()})
 
 
 def fenced(text: str, kind: str = "") -> str:
@@ -244,10 +247,7 @@ def _reason(one: Tried) -> tuple[str, str]:
 
 def _parent(one: Tried, summaries: Mapping[str, str] | None) -> list[str]:
     head = f"## Candidate {one.digest[:8]}, gain {100 * (one.gain or 0):+.2f} points\n\n"
-    parts = [head + fenced(one.source, "python")]
-    if summaries and one.digest in summaries:
-        parts.append(f"What happened in its episodes:\n\n{fenced(summaries[one.digest], 'text')}")
-    return parts
+    return [head + fenced(one.source, "python"), *_happened(one.digest, summaries)]
 
 
 def _reference(feature_names: Sequence[str]) -> str:
@@ -277,22 +277,29 @@ def _signature(function: object) -> str:
     return f"({', '.join(listed)})"
 
 
-def _seed(name: str, summaries: Mapping[str, str] | None) -> list[str]:
+def _seed(name: str) -> str:
     module = inspect.getmodule(tts.CONTROLLERS[name].step)
     assert module is not None
-    parts = [f"## A published controller: {name}\n\n{fenced(inspect.getsource(module), 'python')}"]
-    if summaries and name in summaries:
-        parts.append(f"What happened in its episodes:\n\n{fenced(summaries[name], 'text')}")
-    return parts
+    return f"## A published controller: {name}\n\n{fenced(inspect.getsource(module), 'python')}"
 
 
-def _within(parts: Iterable[str], characters: int) -> str:
-    """The parts that fit, in order; one that does not is left out, and later ones may still fit."""
-    text, left_out = "", 0
+def _happened(key: str, summaries: Mapping[str, str] | None) -> list[str]:
+    if not summaries or key not in summaries:
+        return []
+    name = key if key in tts.CONTROLLERS else key[:8]
+    return [f"What happened in the episodes of {name}:\n\n{fenced(summaries[key], 'text')}"]
+
+
+def _within(parts: Iterable[str], characters: int, first: Collection[str]) -> str:
+    """The parts that fit; one that does not is left out, and later ones may still fit. Some go before the others."""
+    chosen: list[str] = []
+    left_out = 0
     room = characters - 60  # for the last line
     for part in parts:
-        if len(text) + len(part) + 1 <= room:
-            text += part + "\n"
+        if len(part) + 1 <= room:
+            chosen.append(part)
+            room -= len(part) + 1
         else:
             left_out += 1
+    text = "".join(part + "\n" for part in sorted(chosen, key=lambda part: part not in first))
     return text + (f"({left_out} sections were left out, for want of room.)\n" if left_out else "")

@@ -7,12 +7,16 @@ the loop keeps the reply as text and works with what `read` finds there, so that
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import pydantic
 
-__all__ = ["Proposal", "Proposer", "ReplyError", "Request", "Tried", "read", "written"]
+if TYPE_CHECKING:
+    from autotts_discovery.ledger import Ledger
+    from autotts_discovery.proposers.tools import Tool
+
+__all__ = ["Conversing", "Proposal", "Proposer", "ReplyError", "Request", "Tried", "read", "written"]
 
 
 class ReplyError(RuntimeError):
@@ -114,6 +118,21 @@ class Proposer(Protocol):
 
         Raises:
           ReplyError: if there is none this time.
+        """
+        ...
+
+
+@runtime_checkable
+class Conversing(Proposer, Protocol):
+    """A proposer that notes calls in the ledger, and may use tools."""
+
+    def begin(self, ledger: Ledger, note: Callable[..., None], tools: Sequence[Tool]) -> None:
+        """A session begins.
+
+        Args:
+          ledger: Of the run.
+          note: Appends an event to it: its class, and its fields but for the time.
+          tools: What may be called before a reply.
         """
         ...
 

@@ -16,6 +16,7 @@ from autotts_discovery import evidence
 from autotts_discovery.ledger import (
     Begun,
     Best,
+    Called,
     Corrected,
     Ended,
     Evaluated,
@@ -27,7 +28,6 @@ from autotts_discovery.ledger import (
     VaultOpened,
     Watched,
     transferred,
-    usage,
 )
 from autotts_jax.report.episodes import MODES
 from autotts_jax.report.shell import SHAPES
@@ -89,7 +89,7 @@ def tables(ledger: Ledger) -> dict[str, Any]:
     for one in sorted(candidates, key=lambda one: one.kind == "refused"):  # of duplicates, the one that was judged
         by_digest.setdefault(one.fate.proposed.candidate, one)
     known = {name: verdict for event in ledger.of(Known) for name, verdict in event.verdicts.items()}
-    paid = list(dict.fromkeys(name for event in ledger.of(Replied) for name in usage(event)))
+    paid = ("dollars", "tokens") if ledger.of(Called) else ()
     return {
         "state": _state(ledger),
         "provenance": _provenance(ledger),
@@ -106,7 +106,7 @@ def tables(ledger: Ledger) -> dict[str, Any]:
         "failed": [event for event in ledger.of(Replied) if event.failure],
         "rounds": _rounds(ledger, candidates, paid),
         "paid": paid,
-        "dollars": ledger.dollars,
+        "dollars": ledger.spent.dollars if paid else None,
         "openings": [
             (event.at, _named(event.candidate, by_digest), event.datasets) for event in ledger.of(VaultOpened)
         ],
@@ -212,8 +212,10 @@ def _named(candidate: str, by_digest: dict[str, _Candidate]) -> _Candidate | str
 
 
 def _rounds(ledger: Ledger, candidates: Sequence[_Candidate], paid: Sequence[str]) -> list[dict[str, Any]]:
-    """What each round brought, and what it took: seconds, and whatever the replies say that they cost."""
-    costs = [(event.number, {"asking": event.seconds, **usage(event)}) for event in ledger.of(Replied)]
+    """What each round brought, and what it took: seconds, and dollars and tokens where a model was called."""
+    costs: list[tuple[int, dict[str, float]]] = [(e.number, {"asking": e.seconds}) for e in ledger.of(Replied)]
+    for call in ledger.of(Called):
+        costs.append((call.number, {"dollars": call.dollars or 0.0, "tokens": call.usage.input + call.usage.output}))
     for one in candidates:
         fate = one.fate
         counts = {"candidates": 1, "judged": one.gain is not None, "refused": fate.refusal is not None}

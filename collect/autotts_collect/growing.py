@@ -1,7 +1,7 @@
 """A live question: a store of one question that grows.
 
-Slot k is branch k. What has been generated stands in it as in replay. A branch that has not ended has as many intervals
-and tokens as the pool says that none exceeds: upper bounds, which `environment.admit` is made for.
+Slot k is branch k. What has been generated stands in it as in replay. A branch that has not ended has as many
+intervals and tokens as the pool says that none exceeds: upper bounds, which `environment.admit` is made for.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from jaxtyping import Bool, Int32
 
 from autotts_collect.engines.base import Pool
 from autotts_jax.environment import NO_ANSWER
-from autotts_jax.errors import InputError
 from autotts_jax.replay import ReplayStore
 from autotts_jax.trajectories import UNPARSABLE
 
@@ -40,23 +39,18 @@ class Growing:
         Args:
           pool: Its branches.
           gold: The gold answer, in normal form.
-          width: B, the slots.
+          width: B, the slots; branches beyond are never opened.
           feature_names: The features that intervals have.
           entropy: What its answers' ids are drawn with: distinct for distinct runs.
-
-        Raises:
-          InputError: if the pool has more branches than there are slots.
         """
-        n = len(pool.delta)
-        if n > width:
-            raise InputError(f"branches {n}: more than the {width} slots. Offer fewer.")
+        n = min(len(pool.delta), width)
         there = np.arange(width) < n
         D = pool.intervals
         # However many answers there will be: the shapes of a run's questions must not depend on that.
         A = max(_IDS, 1 << (n * D - 1).bit_length())
 
         def padded(values: np.ndarray, otherwise: float) -> np.ndarray:
-            return np.concatenate([values, np.full(width - n, otherwise, values.dtype)])[None]
+            return np.concatenate([values[:n], np.full(width - n, otherwise, values.dtype)])[None]
 
         self.store = ReplayStore(
             answers=np.full((1, width, D), -1, np.int16 if A < 2**15 else np.int32),
@@ -100,7 +94,7 @@ class Growing:
         return self._answers.get(answer_id)
 
     def recorded(self, slot: int) -> tuple[list[str | None], int, bool]:
-        """What is known of a slot's branch: answers by depth, None where it was not asked; tokens; whether it ended."""
+        """A slot's branch: its answers by depth, None where it was not asked; its tokens; whether it ended."""
         depth = int(self.known[slot])
         ids = self.store.answers[0, slot, :depth].tolist()
         ended = bool(self.ended[slot])

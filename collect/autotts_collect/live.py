@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from autotts_collect.engines.patience import Patience
 from autotts_collect.journal import Finished, Journal
 from autotts_collect.playing import Means, Place, play, together
 from autotts_collect.programs import Decider
-from autotts_collect.tables import CLOCK, LiveResults
+from autotts_collect.tables import CLOCK, LiveResults, check_recordable, recording
 from autotts_jax.artefacts import export_controller
 from autotts_jax.controllers import Controller, check_shapes
 from autotts_jax.digests import Digest
@@ -28,7 +28,7 @@ from autotts_jax.results import FIELDS
 from autotts_jax.settings import Row, Setting, rows_of
 from autotts_jax.sweeps import width_of
 
-__all__ = ["Asked", "Progress", "Unfinished", "run"]
+__all__ = ["Asked", "Progress", "UnfinishedError", "run"]
 
 
 class Asked(NamedTuple):
@@ -48,7 +48,7 @@ class Progress(NamedTuple):
     tokens: int
 
 
-class Unfinished(RuntimeError):  # noqa: N818, it is what the run is
+class UnfinishedError(RuntimeError):
     """A run in which some questions could not be answered.
 
     Attributes:
@@ -71,7 +71,7 @@ async def run(
     questions: Sequence[Asked],
     settings: Setting | Controller | str | Sequence[Setting | Controller | str],
     *,
-    name: str = "questions",
+    parts: Sequence[tuple[str, int]] = (),
     betas: Sequence[float] = (0.5,),
     shuffles: int = 1,
     rules: Rules | None = None,
@@ -94,7 +94,7 @@ async def run(
       engine: What generates. It is started and closed here.
       questions: What is asked.
       settings: Controllers, settings, or their texts (see `Setting.parse`).
-      name: Of the questions, in tables.
+      parts: Name and number of questions of each dataset that they are from, in order; defaults to one.
       betas: The β grid.
       shuffles: Runs of each question; each with branches of its own, or a branch order of recorded ones.
       rules: What actions cost; defaults to the published tables' accounting.
@@ -105,7 +105,7 @@ async def run(
       patience: When to ask an engine again that failed.
       journal: A file that keeps what is finished. A run that was killed goes on from there when it is called again
         with the same arguments.
-      record: Whether to keep what was generated, for `tables.recording`.
+      record: Whether to keep what was generated, as `LiveResults.recording`; for one controller, β and shuffle.
       progress: Called when something was finished or failed.
 
     Returns:
@@ -113,16 +113,17 @@ async def run(
 
     Raises:
       InputError: before anything is generated, naming field, value and remedy.
-      Unfinished: at the end, if some questions could not be answered.
+      UnfinishedError: at the end, if some questions could not be answered.
     """
     rules = Rules() if rules is None else rules
     patience = Patience() if patience is None else patience
-    plan = _plan(engine, questions, settings, name, betas, shuffles, rules)
+    parts = list(parts) or [("questions", len(questions))]
+    plan = _plan(engine, questions, settings, parts, betas, shuffles, rules)
     check_seed(seed)
     check_whole("at_once", at_once, 1, 2**16)
     golds = [grading.normal(asked.gold) for asked in questions]
     about = {
-        "questions": {"name": name, "count": len(questions), "digest": _digest_of([*map(list, questions)])},
+        "questions": {"parts": [list(part) for part in parts], "digest": _digest_of([*map(list, questions)])},
         "engine": dict(engine.about()),
         "rules": _said_of(rules),
         "suffix": suffix._asdict(),
@@ -131,10 +132,12 @@ async def run(
         "shuffles": shuffles,
         "versions": versions(),
     }
+    if record:
+        check_recordable(len(plan.rows), shuffles, [engine.pool(q, 0) for q in range(len(questions))])
     means = Means(engine=engine, patience=patience, suffix=suffix, grading=grading, seed=seed, record=record)
     try:
         await engine.start()
-        prompts = await together(*(patience.ask(lambda text=asked.text: engine.prompt(text)) for asked in questions))
+        prompts = await together(*(patience.ask(functools.partial(engine.prompt, asked.text)) for asked in questions))
         _check_context(engine, prompts, suffix)
         with _opened(journal, plan, about, record) as kept:
             failures = await _play_all(means, plan, questions, golds, prompts, kept, at_once, progress)
@@ -142,8 +145,12 @@ async def run(
     finally:
         await engine.close()
     if failures:
-        raise Unfinished(failures, finished)
-    return _results(plan, name, golds, finished, about)
+        raise UnfinishedError(failures, finished)
+    results = _results(plan, parts, golds, finished, about)
+    if not record:
+        return results
+    deltas = [int(engine.pool(q, 0).delta[0]) for q in range(len(questions))]
+    return dataclasses.replace(results, recording=recording(results, [asked.text for asked in questions], deltas))
 
 
 # --- before anything is generated ------------------------------------------------------------------------------------
@@ -172,7 +179,7 @@ def _plan(
     engine: Engine,
     questions: Sequence[Asked],
     settings: Setting | Controller | str | Sequence[Setting | Controller | str],
-    name: str,
+    parts: Sequence[tuple[str, int]],
     betas: Sequence[float],
     shuffles: int,
     rules: Rules,
@@ -180,11 +187,10 @@ def _plan(
     check_rules(rules)
     check_whole("shuffles", shuffles, 1, 2**20)
     if not questions:
-        raise InputError(f"{name}: no questions. Name a file that has some.")
-    texts = [asked.text for asked in questions]
-    if len(set(texts)) < len(texts):
-        again = next(index for index, text in enumerate(texts) if text in texts[:index])
-        raise InputError(f"{name}: question {again} is the same as question {texts.index(texts[again])}. Drop one.")
+        raise InputError("questions: none. Name a file that has some.")
+    if sum(count for _, count in parts) != len(questions):
+        raise InputError(f"parts: {sum(count for _, count in parts)} questions of {len(questions)}. List them all.")
+    _refuse_duplicates(questions, parts)
     if any(not 0 <= beta <= 1 for beta in betas) or not len(betas):
         raise InputError(f"beta {', '.join(map(str, betas)) or 'none'}: outside 0 to 1. Choose values in that range.")
     listed = [settings] if isinstance(settings, str | Setting | Controller) else list(settings)
@@ -200,9 +206,21 @@ def _plan(
     pool = max(len(engine.pool(q, s).delta) for q in range(len(questions)) for s in range(shuffles))
     # One program for all rows of a controller.
     widths = [width_of([other for other in rows if other.controller == row.controller], pool) for row in rows]
-    for row, width in dict(zip((row.controller for row in rows), zip(rows, widths, strict=True), strict=True)).values():
-        check_shapes(row.controller, width, features)
+    for controller, width in {row.controller: width for row, width in zip(rows, widths, strict=True)}.items():
+        check_shapes(controller, width, features)
     return _Plan(rows, widths, notes, len(questions), shuffles, rules, features)
+
+
+def _refuse_duplicates(questions: Sequence[Asked], parts: Sequence[tuple[str, int]]) -> None:
+    start = 0
+    for name, count in parts:
+        first: dict[str, int] = {}
+        for number, asked in enumerate(questions[start : start + count]):
+            if first.setdefault(asked.text, number) != number:
+                raise InputError(
+                    f"{name}: question {number} is the same as question {first[asked.text]}. Drop one of them."
+                )
+        start += count
 
 
 def _as_setting(setting: Setting | Controller | str) -> Setting:
@@ -300,7 +318,11 @@ async def _play_all(
 
 
 def _results(
-    plan: _Plan, name: str, golds: Sequence[str], finished: Sequence[Finished], about: Mapping[str, Any]
+    plan: _Plan,
+    parts: Sequence[tuple[str, int]],
+    golds: Sequence[str],
+    finished: Sequence[Finished],
+    about: Mapping[str, Any],
 ) -> LiveResults:
     shape = len(plan.rows), plan.questions
     sums = {field: np.zeros(shape, np.int64) for field in FIELDS}
@@ -313,7 +335,7 @@ def _results(
             clock[field][one.row, one.question] += value
     return LiveResults(
         rows=plan.rows,
-        parts=[(name, plan.questions)],
+        parts=parts,
         golds=golds,
         sums=sums,
         shuffles=plan.shuffles,

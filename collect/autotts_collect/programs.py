@@ -1,8 +1,8 @@
-"""A live question's decisions, compiled once for a controller and a shape: the environment's rules, and nothing else.
+"""A live question's decisions, compiled once for a controller and a shape, by the environment's own rules.
 
-A round of replay is `environment.step`. Live, it is cut in the middle: `decide` says what the controller wants and what
-of it is admitted, given what is known; the engine generates; `turn` applies the very step of replay to what has become
-known, and decides again.
+A round of replay is `environment.step`. Live, it is cut in the middle: what the controller wants is admitted as far as
+what is known allows; the engine generates; the very step of replay is applied to what has become known; the controller
+decides again.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ class Wanted(NamedTuple):
 class Decider:
     """A controller with one parameter vector, under rules; its decisions run on the CPU.
 
-    Engines want the accelerators for themselves, and one decision is too small for them.
+    Engines want the accelerators for themselves, and one decision is too small for them. The store's arrays, in NumPy,
+    may change once a call has returned: what it returns has been computed, and shares nothing with them.
 
     Attributes:
       probe_everything: Whether every interval's answer is read as it is generated.
@@ -69,30 +70,26 @@ class Decider:
         self.probe_everything = controller.probe_everything
         self.has_budget = rules.budget is not None
         self._controller = controller
-        self._device = jax.local_devices(backend="cpu")[0]
         self._params, self._rules = jax.device_put(
-            jax.tree.map(lambda leaf: np.asarray(leaf, np.result_type(leaf)), (params, _as_int32(rules))), self._device
+            jax.tree.map(lambda leaf: np.asarray(leaf, np.result_type(leaf)), (params, _as_int32(rules))),
+            jax.local_devices(backend="cpu")[0],
         )
 
     def begin(self, store: ReplayStore) -> tuple[Decision, Wanted]:
         """The first decision on a question."""
-        return _told(*_begin(self._controller, self._params, self._rules, self._put(store)))
+        return _told(*_begin(self._controller, self._params, self._rules, store))
 
     def turn(self, store: ReplayStore, decision: Decision) -> tuple[Decision, Wanted]:
         """The next decision, once all that was wanted is known."""
-        return _told(*_turn(self._controller, self._params, self._rules, self._put(store), decision))
+        return _told(*_turn(self._controller, self._params, self._rules, store, decision))
 
     def again(self, store: ReplayStore, decision: Decision) -> Wanted:
         """What the same decision wants, now that more is known: under a budget, branches that ended leave more."""
-        return _told(decision, _again(self._controller, self._rules, self._put(store), decision))[1]
+        return _told(decision, _again(self._controller, self._rules, store, decision))[1]
 
     def outcome(self, store: ReplayStore, decision: Decision) -> Outcome:
         """The outcome of a question that is no longer running; every field a scalar."""
-        return jax.device_get(_outcome(self._controller, self._rules, self._put(store), decision.state))
-
-    def _put(self, store: ReplayStore) -> ReplayStore:
-        # The host's arrays go on changing.
-        return jax.device_put(jax.tree.map(np.copy, store), self._device)
+        return jax.device_get(_outcome(self._controller, self._rules, store, decision.state))
 
 
 def _as_int32(rules: Rules) -> Rules:

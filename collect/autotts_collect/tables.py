@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet
 from jaxtyping import Float64
 
+from autotts_collect.engines.base import Pool
 from autotts_collect.journal import Finished, Generated
 from autotts_jax.errors import InputError
 from autotts_jax.files import writable, write_together
@@ -38,11 +39,13 @@ class LiveResults(Results):
       clock: For each of `CLOCK`, ``[R, Q]`` its sum over a question's runs.
       about: All that the run depends on, as JSON can say it.
       finished: Every answered question of every run.
+      recording: What was generated, if it was kept; see `recording`.
     """
 
     clock: Mapping[str, Float64[np.ndarray, "R Q"]] = dataclasses.field(kw_only=True)
     about: Mapping[str, Any] = dataclasses.field(kw_only=True)
     finished: tuple[Finished, ...] = dataclasses.field(kw_only=True, repr=False)
+    recording: Trajectories | None = dataclasses.field(default=None, kw_only=True, repr=False)
 
     def __repr__(self) -> str:
         """In a line: what is in the tables."""
@@ -87,6 +90,22 @@ def _with(table: pa.Table, parts: Sequence[Mapping[str, np.ndarray]]) -> pa.Tabl
     return table
 
 
+def check_recordable(rows: int, shuffles: int, pools: Sequence[Pool]) -> None:
+    """Refuses runs that no recording can hold, before anything is generated.
+
+    Raises:
+      InputError: if there are several rows or shuffles, or a question's branches differ in Δ.
+    """
+    if rows != 1 or shuffles != 1:
+        raise InputError(
+            f"record: {rows} controllers or βs and {shuffles} shuffles; a recording has one of each. Record them one "
+            "by one."
+        )
+    for q, pool in enumerate(pools):
+        if (pool.delta != pool.delta[:1]).any():
+            raise InputError(f"record: question {q} has branches of several Δ; a recording has one. Leave it out.")
+
+
 def recording(results: LiveResults, texts: Sequence[str], deltas: Sequence[int]) -> Trajectories:
     """What a run with one row and one shuffle generated, as trajectories.
 
@@ -95,21 +114,13 @@ def recording(results: LiveResults, texts: Sequence[str], deltas: Sequence[int])
     never as right. Such a branch seems to end there. The same controller never goes that far: replayed with slot k
     holding branch k, it decides as it did. Any other one may come upon it, so compare none on such a file; collect
     branches in full for that. Branches that were never opened are not in it.
-
-    Raises:
-      InputError: if there are several rows or shuffles, or nothing was kept.
     """
-    if len(results.rows) != 1 or results.shuffles != 1:
-        raise InputError(
-            f"record: {len(results.rows)} controllers or βs and {results.shuffles} shuffles; a recording has one of "
-            "each. Record them one by one."
-        )
     questions = []
     for finished in sorted(results.finished, key=lambda finished: finished.question):
         q = finished.question
-        if not finished.branches:
-            raise InputError(f"record: question {q} has no branches, or they were not kept. Run it again with record.")
-        branches = [_as_recorded(branch) for branch in finished.branches]
+        branches = [_as_recorded(branch) for branch in finished.branches or ()]
+        if not branches:
+            raise InputError(f"record: question {q} was answered without a branch; no recording can say that.")
         questions.append(Question.from_branches(texts[q], results.golds[q], deltas[q], branches))
     cut = sum(not branch.ended for finished in results.finished for branch in finished.branches or ())
     about = results.about

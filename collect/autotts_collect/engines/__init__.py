@@ -11,7 +11,7 @@ from autotts_collect.engines.base import (
     Reading,
     Sampling,
     Suffix,
-    Unavailable,
+    UnavailableError,
 )
 from autotts_collect.engines.faults import Faulty
 from autotts_collect.engines.patience import Patience
@@ -31,5 +31,5 @@ __all__ = [
     "Recorded",
     "Sampling",
     "Suffix",
-    "Unavailable",
+    "UnavailableError",
 ]

@@ -31,7 +31,7 @@ __all__ = [
     "Reading",
     "Sampling",
     "Suffix",
-    "Unavailable",
+    "UnavailableError",
 ]
 
 
@@ -39,7 +39,7 @@ class EngineError(RuntimeError):
     """What an engine cannot do, however often it is asked."""
 
 
-class Unavailable(EngineError):
+class UnavailableError(EngineError):
     """What an engine could not do this time.
 
     Attributes:
@@ -225,7 +225,7 @@ class Reading:
 class Engine(Protocol):
     """What generates tokens.
 
-    Every method but `pool` and `about` may raise `EngineError`, or `Unavailable` where asking again can help.
+    Every method but `pool` and `about` may raise `EngineError`, or `UnavailableError` where asking again can help.
     """
 
     @property

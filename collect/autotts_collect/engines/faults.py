@@ -7,7 +7,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autotts_collect.engines.base import Branch, Engine, Piece, Pool, Reading, Suffix, Unavailable
+from autotts_collect.engines.base import Branch, Engine, Piece, Pool, Reading, Suffix, UnavailableError
 
 __all__ = ["Faulty"]
 
@@ -82,4 +82,4 @@ class Faulty:
             await asyncio.sleep(self._seconds * self._random.random())
         if self._random.random() < self._share:
             self.faults += 1
-            raise Unavailable("a fault on purpose")
+            raise UnavailableError("a fault on purpose")

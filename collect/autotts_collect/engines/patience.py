@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from autotts_collect.engines.base import EngineError, Unavailable
+from autotts_collect.engines.base import EngineError, UnavailableError
 
 __all__ = ["Patience"]
 
@@ -37,14 +37,14 @@ class Patience:
         """The reply to a request.
 
         Raises:
-          EngineError: what the engine raised, if it is not `Unavailable`, or as it was when patience ended.
+          EngineError: what the engine raised, if it is not `UnavailableError`, or as it was when patience ended.
         """
         began = time.monotonic()
         failures = 0
         while True:
             try:
                 return await request()
-            except Unavailable as error:
+            except UnavailableError as error:
                 delay = min(self.longest, self.first * 2.0**failures) * random.uniform(0.5, 1.0)
                 delay = max(delay, error.after or 0.0)
                 failures += 1

@@ -97,7 +97,8 @@ class Recorded:
         ended = depth + more >= intervals
         end = max(tokens, delta * (intervals - 1)) if ended else (depth + more) * delta
         length = max(0, end - len(branch.tokens))
-        await asyncio.sleep(self._token_seconds * length)
+        if self._token_seconds:
+            await asyncio.sleep(self._token_seconds * length)
         last = min(depth + more, intervals)
         return Piece(
             tokens=array.array("i", bytes(4 * length)),
@@ -113,7 +114,6 @@ class Recorded:
             raise InputError("logprobs: not in recorded branches. Read features, or use an engine that has a model.")
         q, n = self._branch(branch)
         depth = len(branch.tokens) // int(self._delta[q, n])
-        await asyncio.sleep(0)
         return Reading(text=self._said(q, n, depth), tokens=0, features=self._features(q, n, depth))
 
     async def close(self) -> None:

@@ -101,7 +101,7 @@ def _probing_step(params: Most, memory: tuple[()], obs: Observation) -> Any:
         continue_=jnp.where(even & (obs.round > 4), READ_TO_END, 2 + obs.round % 2),
         probe=(obs.active & even) | (obs.round % 2 == 0),
         stop=jnp.max(obs.run) > 3,
-        answer=autotts_jax.plurality(obs.answer, obs.answer >= 0),
+        answer=autotts_jax.plurality(obs.answer, obs.answer >= 0).winner,
     )
 
 
@@ -248,12 +248,8 @@ def test_a_question_waits_for_no_other(quickly: None, data: Dataset) -> None:
 
 
 def test_branches_run_side_by_side(quickly: None, data: Dataset) -> None:
-    began = time.monotonic()
-    lived(data, "self_consistency:samples=8", engine=Watched(data, seconds=lambda q: 0.2))
-    compiled = time.monotonic() - began
     results = lived(data, "self_consistency:samples=8", engine=Watched(data, seconds=lambda q: 0.2))
     assert max(one.seconds for one in results.finished) < 8 * 0.2
-    assert compiled < 60
 
 
 def test_what_cannot_be_had_is_listed_and_tried_again(quickly: None, data: Dataset, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from autotts_collect.answers import BOXED, Grading
 from autotts_collect.engines.base import DYNASOR, Engine, EngineError, Suffix
 from autotts_collect.engines.patience import Patience
+from autotts_collect.growing import Growing
 from autotts_collect.journal import Finished, Journal
 from autotts_collect.playing import Means, Place, play, together
 from autotts_collect.programs import Decider
@@ -287,6 +288,8 @@ async def _play_all(
     waiting = iter([place for place in plan.places() if place not in done])
     deciders = [Decider(row.controller, row.params, plan.rules) for row in plan.rows]
     failures: dict[Place, str] = {}
+    for decider, width in zip(deciders, plan.widths, strict=True):
+        decider.compile(Growing(means.engine.pool(0, 0), "", width, plan.feature_names, ()).store)
 
     def report() -> None:
         if progress:

@@ -75,6 +75,14 @@ class Decider:
             jax.local_devices(backend="cpu")[0],
         )
 
+    def compile(self, store: ReplayStore) -> None:
+        """Compiles what stores of this shape need, before questions would wait for it."""
+        decision, _ = self.begin(store)
+        self.turn(store, decision)
+        if self.has_budget:
+            self.again(store, decision)
+        self.outcome(store, decision)
+
     def begin(self, store: ReplayStore) -> tuple[Decision, Wanted]:
         """The first decision on a question."""
         return _told(*_begin(self._controller, self._params, self._rules, store))

@@ -28,7 +28,18 @@ from autotts_collect.tables import UNREAD, LiveResults
 from loopback import FAULTS, MODEL, Loopback, hangs, refuses, serving
 
 import autotts_jax
-from autotts_jax import READ_TO_END, Controller, CostModel, Dataset, InputError, Observation, Rules, Schedule, act, whole
+from autotts_jax import (
+    READ_TO_END,
+    Controller,
+    CostModel,
+    Dataset,
+    InputError,
+    Observation,
+    Rules,
+    Schedule,
+    act,
+    whole,
+)
 from autotts_jax.cli import main
 
 QUICK = Patience(seconds=20, first=0.001, longest=0.002)
@@ -256,7 +267,7 @@ def test_what_cannot_be_had_is_listed_and_tried_again(quickly: None, data: Datas
     engine = Watched(data, seconds=lambda q: 0.05)
     engine.breaks = lambda branch: branch.question == 1 and branch.slot == 2
     journal = tmp_path / "journal.jsonl"
-    with pytest.raises(live.UnfinishedError, match="question 1, shuffle 0: broken. 1 of 3 could not") as caught:
+    with pytest.raises(live.UnfinishedError, match=r"question 1, shuffle 0: broken. 1 of 3 could not") as caught:
         lived(data, "self_consistency:samples=4", engine=engine, journal=journal)
     assert list(caught.value.failures) == [(0, 1, 0)]
     assert [one.question for one in caught.value.finished] == [0, 2]
@@ -325,17 +336,18 @@ def test_another_run_leaves_a_journal_alone(quickly: None, data: Dataset, tmp_pa
             lived(data, **{"settings": "self_consistency", "journal": journal, **options})  # type: ignore[arg-type]
     assert journal.read_bytes() == kept
     journal.write_bytes(kept.replace(b'"row":0', b'"row":"x"', 1))
-    with pytest.raises(InputError, match="line 2, row: .* It is damaged"):
+    with pytest.raises(InputError, match=r"line 2, row: .* It is damaged"):
         lived(data, "self_consistency", journal=journal)
 
 
 # --- recordings ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["confidence_momentum", "early_stopping", "answer_consistency"])
+@pytest.mark.parametrize("name", ["confidence_momentum", "early_stopping", "probing"])
 def test_a_recording_replays(quickly: None, data: Dataset, tmp_path: Path, name: str) -> None:
-    controller = autotts_jax.CONTROLLERS[name]
-    results = lived(data, controller, betas=[0.3], record=True)
+    controller = {**autotts_jax.CONTROLLERS, "probing": PROBING}[name]
+    rules = Rules(budget=100)
+    results = lived(data, controller, betas=[0.3], rules=rules, record=True)
     assert results.recording is not None
     autotts_jax.write_trajectories(results.recording, tmp_path / "recorded.parquet")
     recording = autotts_jax.read_trajectories(tmp_path / "recorded.parquet")
@@ -344,7 +356,7 @@ def test_a_recording_replays(quickly: None, data: Dataset, tmp_path: Path, name:
     orders = np.where(np.asarray(again.store.intervals) > 0, np.arange(width), -1)[:, None].astype(np.int32)
     row = autotts_jax.rows_of(autotts_jax.Setting(controller), [0.3])[0]
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], row.params)
-    replayed = jax.device_get(autotts_jax.evaluate(controller, again.store, params, orders))
+    replayed = jax.device_get(autotts_jax.evaluate(controller, again.store, params, orders, rules))
     for one in results.finished:
         place = (0, one.question, 0)
         for field in ("correct", "tokens", "sequential_tokens", "probes", "rounds", "opened", "pruned"):
@@ -354,6 +366,7 @@ def test_a_recording_replays(quickly: None, data: Dataset, tmp_path: Path, name:
     assert UNREAD in recording.unparsable
     cut = recording.sampling["branches_not_generated_to_their_end"]
     assert cut == sum(not branch.ended for one in results.finished for branch in one.branches or ())
+    assert cut > 0  # the budget ends before the branches
     finals = [final for question in recording.questions for _, _, final in question.branches()]
     assert finals.count(UNREAD) == cut
 

@@ -25,13 +25,13 @@ class Loopback:
       context: That it says it has.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.faults: list[Callable[[BaseHTTPRequestHandler], bool]] = []
         self.asked: list[dict[str, Any]] = []
         self.context, self.template = 10_000, True
         self.open, self.most_open = 0, 0
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()

@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from autotts_collect.engines.http import Http
 from autotts_collect.growing import Growing
 from autotts_collect.questions import read_questions
 from autotts_collect.tables import UNREAD, LiveResults
-from loopback import FAULTS, MODEL, Loopback, hangs, refuses, serving
+from loopback import FAULTS, MODEL, Loopback, hangs, refuses, resets, serving
 
 import autotts_jax
 from autotts_jax import (
@@ -464,6 +465,33 @@ def test_a_server_is_steered(quickly: None, server: Loopback) -> None:
     server.faults = [refuses]
     with pytest.raises(live.UnfinishedError, match="status 400: prompt is too long"):
         served(server)
+
+
+def test_a_server_that_dies_may_come_back(quickly: None) -> None:
+    with serving() as server:
+        calm = served(server)
+    first = Loopback()
+    port = int(first.url.split(":")[2].removesuffix("/v1"))
+    again: list[Loopback] = []
+
+    def restart() -> None:
+        while len(first.asked) < len(server.asked) // 3:
+            time.sleep(0.01)
+        first.faults = [resets] * 1000  # what is in flight is reset
+        first.close()
+        time.sleep(0.3)
+        again.append(Loopback(port))
+
+    watcher = threading.Thread(target=restart)
+    watcher.start()
+    try:
+        results = served(first)
+    finally:
+        watcher.join()
+        again[0].close()
+    assert [one.outcome for one in results.finished] == [one.outcome for one in calm.finished]
+    assert first.asked
+    assert again[0].asked
 
 
 def test_questions_longer_than_the_context_are_refused(quickly: None, server: Loopback) -> None:

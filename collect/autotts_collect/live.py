@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -291,10 +292,13 @@ async def _play_all(
     for decider, width in zip(deciders, plan.widths, strict=True):
         decider.compile(Growing(means.engine.pool(0, 0), "", width, plan.feature_names, ()).store)
 
+    sums = collections.Counter[str]()
+    for earlier in journal.finished:
+        sums.update(earlier.outcome)
+
     def report() -> None:
         if progress:
-            correct, tokens = (sum(f.outcome[name] for f in journal.finished) for name in ("correct", "tokens"))
-            progress(Progress(len(journal.finished), len(failures), total, correct, tokens))
+            progress(Progress(len(journal.finished), len(failures), total, sums["correct"], sums["tokens"]))
 
     async def worker() -> None:
         for place in waiting:
@@ -313,6 +317,7 @@ async def _play_all(
                 failures[place] = str(error)
             else:
                 journal.append(finished)
+                sums.update(finished.outcome)
             report()
 
     report()

@@ -22,6 +22,7 @@ from autotts_jax.cli import (
     discover,
     fetch,
     info,
+    live,
     plot,
     report,
     sweep,
@@ -50,7 +51,7 @@ def _autotts(
     """Replay test-time scaling controllers on recorded reasoning branches."""
 
 
-for module in (sweep, bench, trace, plot, report, info, controllers, check, fetch, synth):
+for module in (sweep, live, bench, trace, plot, report, info, controllers, check, fetch, synth):
     name = module.__name__.rpartition(".")[2]
     # \b: each example on a line of its own.
     app.command(name, epilog="\n".join(["\b", "Examples:", *(f"  {example}" for example in module.EXAMPLES)]))(

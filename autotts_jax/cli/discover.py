@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import importlib
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 import autotts_jax as tts
 from autotts_jax.cli.console import ERR, OUT, interruptible, printable, status
-from autotts_jax.cli.options import Data, Quiet, opened, wrote
+from autotts_jax.cli.options import Data, Quiet, opened, wing, wrote
 from autotts_jax.cli.tables import print_table
 
 if TYPE_CHECKING:
@@ -243,15 +242,7 @@ def show(
 
 
 def _wing(module: str) -> ModuleType:
-    """A module of the discovery wing, which is an extra."""
-    try:
-        return importlib.import_module(f"autotts_discovery.{module}")
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("autotts"):
-            raise
-        raise tts.InputError(
-            f"discover: the package {error.name} is missing. Install the extra: pip install 'autotts-jax[discovery]'."
-        ) from None
+    return wing("discover", f"autotts_discovery.{module}", "discovery")
 
 
 def _lines(standing: Standing) -> str:

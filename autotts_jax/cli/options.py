@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import numpy as np
@@ -41,6 +43,7 @@ __all__ = [
     "replayed",
     "save",
     "save_figure",
+    "wing",
     "wrote",
 ]
 
@@ -149,3 +152,19 @@ def save_figure(file: Path, figure: Figure) -> None:
 def wrote(file: Path) -> None:
     """Says that a file was written."""
     OUT.print(f"wrote {file}", soft_wrap=True)
+
+
+def wing(command: str, module: str, extra: str) -> ModuleType:
+    """A module of a wing, which is an extra.
+
+    Raises:
+      InputError: if a package that it needs is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("autotts"):
+            raise
+        raise tts.InputError(
+            f"{command}: the package {error.name} is missing. Install the extra: pip install 'autotts-jax[{extra}]'."
+        ) from None

@@ -63,8 +63,11 @@ Import `typing`, `jax`, `jax.numpy`, `jax.lax`, `jax.nn` and `autotts_jax`, noth
 a parameter in the schedule, written as a literal: `whole(start, stop)` or `real(start, stop)` by keyword, with
 `least=` and `greatest=` where other values make sense, too. It never sees which answer is right.
 
+At most 64 branches can be opened, so no `max_branches` or the like may come above that, its bounds included.
+
 A round is applied in this order: prune, open, continue, probe, answer. A branch's first interval comes with opening
-it. A round that changes nothing ends the episode with the action's answer, so name one in every round.
+it. Every interval that is generated is probed, at no cost. A round that changes nothing ends the episode with the
+action's answer, so name one in every round.
 
 This one stops paying for a branch once its answer has settled, and opens as many as votes are missing:
 
@@ -203,8 +206,8 @@ def _table(judged: Sequence[Tried], marks: Sequence[tuple[float, float]]) -> str
     lines = ["## The envelope to beat, and what was tried", ""]
     if marks:
         lines += [
-            "Accuracy of the best hand-made controller within so many tokens, and how far above it the best "
-            "candidates lie there, in points:",
+            "Accuracy of the best hand-made controller within so many tokens, over the range that counts, and how far "
+            "above it the best candidates lie there, in points:",
             "",
             f"| tokens | {' | '.join(f'{tokens / 1000:,.0f}k' for tokens, _ in marks)} |",
             f"|---|{'---|' * len(marks)}",
@@ -256,6 +259,9 @@ def _reference(feature_names: Sequence[str]) -> str:
         function = getattr(tts, name)
         about = (inspect.getdoc(function) or "").partition("\n")[0]
         lines.append(f"tts.{name}{_signature(function)}  # {about}")
+    lines.append(
+        "# plurality and pool_tally return winner, first, second, runner_up (counts); weighted_plurality weights."
+    )
     lines += ["```", "", "## What a controller sees", "", fenced(inspect.getdoc(Observation) or "", "text")]
     if feature_names:
         lines.append(f"These data record the features {json.dumps(list(feature_names))}.\n")

@@ -320,6 +320,20 @@ def test_what_breaks_the_contract_is_refused_behind_the_wall(target: Target) -> 
 
 @needs_wall
 @pytest.mark.slow
+def test_real_numbers_are_summed_behind_the_wall(target: Target) -> None:
+    """XLA leaves such sums to a library that looks up what the processor can do."""
+    source = PLAIN.replace(
+        "answer = pool.winner",
+        """same = obs.answer[:, None] == obs.answer[None, :]
+    weight = jnp.where(obs.finished, 1.0 / obs.depth.astype(jnp.float32), 0.0)
+    support = jnp.sum(jnp.where(same, weight[None, :], 0.0), axis=1)
+    answer = jnp.where(jnp.any(obs.finished), obs.answer[jnp.argmax(support)], tts.NO_ANSWER)""",
+    )
+    wall.check(wall.export(source, check=False))
+
+
+@needs_wall
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONTROLLERS)
 @pytest.mark.parametrize("width", [8, 256])
 def test_built_in_controllers_pass(name: str, width: int, target: Target) -> None:

@@ -66,8 +66,8 @@ a parameter in the schedule, written as a literal: `whole(start, stop)` or `real
 At most 64 branches can be opened, so no `max_branches` or the like may come above that, its bounds included.
 
 A round is applied in this order: prune, open, continue, probe, answer. A branch's first interval comes with opening
-it. Every interval that is generated is probed, at no cost. A round that changes nothing ends the episode with the
-action's answer, so name one in every round.
+it. Every interval that is generated is probed, at no cost. What a round opens and continues is paid for even if it
+stops. A round that changes nothing ends the episode with the action's answer, so name one in every round.
 
 This one stops paying for a branch once its answer has settled, and opens as many as votes are missing:
 
@@ -105,11 +105,12 @@ def step(params, memory, obs):
     running = obs.active & ~settled
     missing = jnp.minimum(params.quorum - vote.first, params.max_branches - obs.opened)
     opening = obs.available & tts.fresh_slots(obs, missing) & ~jnp.any(running)
+    stop = (vote.first >= params.quorum) | ~jnp.any(running | opening)
     return memory, tts.act(
         obs,
-        open=opening,
-        continue_=running,
-        stop=(vote.first >= params.quorum) | ~jnp.any(running | opening),
+        open=opening & ~stop,
+        continue_=running & ~stop,
+        stop=stop,
         answer=vote.winner,
     )
 
